@@ -1,0 +1,26 @@
+"""Judge trained neural networks from their weights alone.
+
+    >>> import wwonnx as ww
+    >>> details = ww.WeightWatcher(model="model.onnx").analyze()
+
+Importing the package is fast and changes nothing: no framework is imported, no logging or warning setting touched.
+"""
+
+from .errors import ConversionError, ModelError, OptionError, UnsafeModelError, WeightError, WwonnxError
+from .layer import LAYER_TYPE
+from .version import __version__
+from .watcher import WeightWatcher, analyze, describe
+
+__all__ = [
+    "LAYER_TYPE",
+    "ConversionError",
+    "ModelError",
+    "OptionError",
+    "UnsafeModelError",
+    "WeightError",
+    "WeightWatcher",
+    "WwonnxError",
+    "__version__",
+    "analyze",
+    "describe",
+]

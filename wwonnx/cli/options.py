@@ -1,0 +1,76 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ..options import MIN_EVALS, TOLERANCE
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FORMATS = ("table", "json", "csv", "parquet", "markdown")
+
+
+def _apply(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+#: MODEL..., --format, -o: what every command takes.
+models = click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+output = _apply(
+    click.option(
+        "--format",
+        "format_",
+        type=click.Choice(FORMATS),
+        help="How to write the result. Default: table, or what the ending of -o says.",
+    ),
+    click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file."),
+)
+#: Which layers.
+selection = _apply(
+    click.option(
+        "--layers",
+        multiple=True,
+        metavar="LAYER",
+        help="Only these: ids, names, patterns (layer1.*) or types (conv2d), separated by commas; -ID and -NAME skip. "
+        "Write --layers=-fc for one that begins with a dash. May be repeated.",
+    ),
+    click.option("--min-evals", type=int, default=MIN_EVALS, show_default=True, help="Leave out smaller layers."),
+    click.option("--max-evals", type=int, default=None, help="Leave out larger layers."),
+    click.option(
+        "--pool/--no-pool", default=True, show_default=True, help="One row per convolution, or one per kernel position."
+    ),
+    click.option("--ww2x", is_flag=True, help="Older name of --no-pool."),
+)
+#: What analyze computes.
+metrics = _apply(
+    click.option(
+        "--conv2d-norm/--no-conv2d-norm",
+        default=True,
+        show_default=True,
+        help="Scale convolutions as WeightWatcher does.",
+    ),
+    click.option("--detX", "--ERG", "detx", is_flag=True, help="Add the trace-log condition (detX_num, ERG_gap)."),
+    click.option("--xmax", type=int, default=None, help="-K leaves the K largest eigenvalues out of the fit."),
+    click.option("--inverse", is_flag=True, help="Analyse the spectrum of 1 / eigenvalue."),
+    click.option(
+        "--tolerance", type=float, default=TOLERANCE, show_default=True, help="Eigenvalues below it: weak_rank_loss."
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="For everything random."),
+)
+
+
+def layer_filter(texts: tuple[str, ...]) -> list[int | str] | None:
+    """The filter that --layers stands for: whole numbers are ids, the rest names, patterns or types."""
+    items = [item.strip() for text in texts for item in text.split(",") if item.strip()]
+    return [int(item) if re.fullmatch(r"-?\d+", item) else item for item in items] or None

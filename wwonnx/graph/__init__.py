@@ -1,0 +1,1 @@
+"""ONNX in, weight layers out. Knows nothing of spectra."""

@@ -1,0 +1,104 @@
+"""Every constant with two or more dimensions: what uses it, and the layer that it became or the reason why not."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from .constants import Computed
+from .traverse import constants
+from .walk import Walk
+
+_NOT_NUMBERS = {ir.DataType.STRING, ir.DataType.BOOL, ir.DataType.UNDEFINED}
+#: Integers of these types are shapes, indices and axes; smaller ones may be quantised weights.
+_INDICES = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.UINT64, ir.DataType.UINT32}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One constant of a model.
+
+    Attributes:
+        name: the tensor's name in the file.
+        shape, dtype, bytes: as stored.
+        ops: the operators that read it, `Conv` or `MatMul x3`.
+        layer_id: the layer that it became, or None.
+        reason: why it became none; empty where it did.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    ops: str
+    layer_id: int | None
+    reason: str
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The constants of a model.
+
+    Attributes:
+        entries: those of two or more dimensions, in the file's order.
+        parameters: elements of all constants of any dimension that could be trained: floating point numbers and small
+            integers, which may be quantised weights.
+    """
+
+    entries: tuple[Entry, ...]
+    parameters: int
+
+
+def inventory(model: ir.Model, walk: Walk) -> Inventory:
+    """List the constants of a model. Nothing of them is read."""
+    entries: list[Entry] = []
+    parameters = 0
+    for value, tensor in constants(model):
+        shape = tuple(int(n) for n in tensor.shape.numpy())
+        if tensor.dtype not in _NOT_NUMBERS | _INDICES:
+            parameters += math.prod(shape)
+        if len(shape) < 2:
+            continue
+        layer_id = walk.became.get(value)
+        entries.append(
+            Entry(
+                name=value.name or "",
+                shape=shape,
+                dtype=tensor.dtype.name.lower(),
+                bytes=int(tensor.nbytes) if tensor.dtype != ir.DataType.STRING else 0,
+                ops=_users(value),
+                layer_id=layer_id,
+                reason="" if layer_id is not None else walk.reasons.get(value) or _reason(value, tensor, walk),
+            )
+        )
+    return Inventory(tuple(entries), parameters)
+
+
+def _users(value: ir.Value) -> str:
+    counts = Counter(use.node.op_type for use in value.uses())
+    return ", ".join(op if count == 1 else f"{op} x{count}" for op, count in counts.items())
+
+
+def _reason(value: ir.Value, tensor: ir.TensorProtocol, walk: Walk) -> str:
+    """Why a constant that no operator takes for a weight is no layer."""
+    users = [use.node for use in value.uses()]
+    if not users:
+        return "an output of the model" if value.is_graph_output() else "no node uses it"
+    if tensor.dtype in _NOT_NUMBERS | _INDICES:
+        return f"elements are {tensor.dtype.name.lower()}: no trained weight"
+    for node in users:
+        result = walk.finder.find(node.outputs[0]) if node.outputs else None
+        if isinstance(result, Computed):
+            return f"goes into constants computed by {node.op_type}, which no weight input reads"
+    unknown = sorted({node.domain + "." + node.op_type for node in users if node.domain not in ("", "ai.onnx")})
+    if unknown:
+        return f"wwonnx does not know the operator {', '.join(unknown)}"
+    return f"an operand of {', '.join(sorted({node.op_type for node in users}))}, which is no linear map"

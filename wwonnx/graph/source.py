@@ -1,0 +1,267 @@
+"""Opens a model from wherever it is, lazily and safely: nothing of its weights is read."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..errors import ModelError, UnsafeModelError
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+    ModelLike: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+
+_MAGIC = {
+    b"PK\x03\x04": "a zip archive (a PyTorch checkpoint or a .keras file?)",
+    b"\x89HDF": "an HDF5 file (a Keras checkpoint?)",
+    b"\x80\x02": "a Python pickle (a PyTorch checkpoint?)",
+    b"\x80\x04": "a Python pickle",
+    b"GGUF": "a GGUF file",
+    b"\x1f\x8b": "a gzip archive",
+    b"TFL3": "a TensorFlow Lite file",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened model.
+
+    Attributes:
+        model: the graph, its functions inlined, its tensors unread.
+        label: what to call the model in messages and tables: its path, or its kind for models in memory.
+        path: the file, where there is one.
+    """
+
+    model: ir.Model
+    label: str
+    path: Path | None = None
+    content: bytes | None = None
+
+    def sha256(self) -> str | None:
+        """Hash of the .onnx file (external data not included), None for a model that was built in memory."""
+        if self.path is not None:
+            digest = hashlib.sha256()
+            with self.path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            return digest.hexdigest()
+        return None if self.content is None else hashlib.sha256(self.content).hexdigest()
+
+
+def open_model(model: ModelLike | Source) -> Source:
+    """Open a path, the bytes of a file, an onnx.ModelProto or an onnx_ir.Model.
+
+    Args:
+        model: what to open. Models in memory are not changed.
+
+    Returns:
+        The opened model. External data is checked (it exists, lies in the model's folder, is a regular file), not read.
+
+    Raises:
+        ModelError: the file can't be read, or is no ONNX model.
+        UnsafeModelError: external data points outside the model's folder, or to something that is no regular file.
+    """
+    if isinstance(model, Source):
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        return _open_path(Path(model))
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        content = bytes(model)
+        proto = _parse(content, "<bytes>", suffix="")
+        return Source(_from_proto(proto, "<bytes>", Path.cwd()), "<bytes>", content=content)
+
+    import onnx
+    import onnx_ir as ir
+
+    if isinstance(model, onnx.ModelProto):
+        return Source(_from_proto(model, "<ModelProto>", Path.cwd()), "<ModelProto>")
+    if isinstance(model, ir.Model):
+        label = "<onnx_ir.Model>"
+        _check_external_data(model, label)
+        return Source(_inline(model, label), label)
+    raise ModelError(
+        f"can't read a {type(model).__module__}.{type(model).__qualname__}: give a path to an .onnx file, its bytes, "
+        "an onnx.ModelProto or an onnx_ir.Model"
+    )
+
+
+def _open_path(path: Path) -> Source:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{str(path)!r}: can't be opened ({_first_line(error)})") from None
+    if stat.S_ISDIR(status.st_mode):
+        inside = sorted(path.glob("*.onnx"))
+        hint = f"name the file in it, such as {inside[0]}" if inside else "and holds no .onnx file; name an .onnx file"
+        raise ModelError(f"{path}: is a directory; {hint}")
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsafeModelError(f"{path}: is not a regular file; copy the model to a file first")
+    if status.st_size == 0:
+        raise ModelError(f"{path}: the file is empty; export or download the model again")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: can't be read ({_first_line(error)})") from None
+    proto = _parse(content, str(path), path.suffix)
+    del content
+    return Source(_from_proto(proto, str(path), path.resolve().parent), str(path), path=path)
+
+
+def _parse(content: bytes, label: str, suffix: str) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf import json_format, text_format
+    from google.protobuf.message import DecodeError
+
+    # ONNX's own text formats go by their suffix, everything else is protobuf.
+    kind = {".json": "json", ".onnxjson": "json", ".textproto": "textproto", ".prototxt": "textproto"}.get(
+        suffix, "onnxtxt" if suffix in (".onnxtxt", ".onnxtext") else "protobuf"
+    )
+    try:
+        proto = onnx.load_model_from_string(content, format=kind)
+    except (DecodeError, json_format.ParseError, text_format.ParseError, onnx.parser.ParseError, UnicodeDecodeError):
+        raise ModelError(f"{label}: {_why_not_onnx(content)}") from None
+    if not proto.HasField("graph"):
+        raise ModelError(f"{label}: {_why_not_onnx(content)}")
+    return proto
+
+
+def _why_not_onnx(content: bytes) -> str:
+    for magic, kind in _MAGIC.items():
+        if magic in (content[:4], content[:2], content[4:8]):
+            return f"is {kind}, not an ONNX model; export the model to ONNX first"
+    head = content[:4096]
+    if content[:8].strip(b"\0") and content[8:9] == b"{":
+        return "is a safetensors file, not an ONNX model; export the model to ONNX first"
+    if not head.strip():
+        return "holds nothing but white space; export or download the model again"
+    if b"\0" not in head and all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
+        hint = " (a Git LFS pointer: run 'git lfs pull')" if head.startswith(b"version https://git-lfs") else ""
+        return f"is a text file, not an ONNX model{hint}; name an .onnx file"
+    return "is not an ONNX model, or is cut short; export or download it again"
+
+
+def _from_proto(proto: onnx.ModelProto, label: str, folder: Path) -> ir.Model:
+    import onnx_ir as ir
+    from onnx_ir import serde
+
+    try:
+        with _silence("onnx_ir.serde"):
+            model = ir.from_proto(proto)
+    except serde.SerdeError as error:
+        raise ModelError(
+            f"{label}: the graph can't be read ({_root_cause(error)}); check it with onnx.checker"
+        ) from None
+    except RecursionError:
+        raise ModelError(f"{label}: subgraphs are nested too deeply to be read") from None
+    for tensor in _external_tensors(model):
+        tensor.base_dir = str(folder)
+    _check_external_data(model, label)
+    return _inline(model, label)
+
+
+def _inline(model: ir.Model, label: str) -> ir.Model:
+    """Replace calls of the model's local functions by their bodies, in a copy: the user's model stays as it is."""
+    if not model.functions:
+        return model
+    from onnx_ir.passes.common import InlinePass
+
+    inlined = model.clone()
+    try:
+        with _silence("onnx_ir.passes.common.inliner"):
+            InlinePass()(inlined)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"{label}: its local functions can't be inlined ({_first_line(error)})") from None
+    return inlined
+
+
+def _external_tensors(model: ir.Model) -> Iterator[Any]:
+    import onnx_ir as ir
+
+    from .traverse import constants, nodes
+
+    for _, tensor in constants(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            yield tensor
+    for function in model.functions.values():
+        for node in nodes(function.graph):
+            for attribute in node.attributes.values():
+                if not attribute.is_ref() and isinstance(attribute.value, ir.ExternalTensor):
+                    yield attribute.value
+
+
+def _check_external_data(model: ir.Model, label: str) -> None:
+    """Refuse unsafe locations, and a model of which every data file is missing (one missing costs its layers alone)."""
+    locations: dict[str, tuple[Path, str]] = {}
+    for tensor in _external_tensors(model):
+        location = str(tensor.location)
+        if location not in locations:
+            locations[location] = (_safe_path(tensor, label), str(tensor.name))
+    missing = [location for location, (path, _) in locations.items() if not path.exists()]
+    if missing and len(missing) == len(locations):
+        path, tensor_name = locations[missing[0]]
+        more = f" (and {len(missing) - 1} more files)" if len(missing) > 1 else ""
+        raise ModelError(
+            f"{label}: its external data {missing[0]!r}{more}, needed by tensor {tensor_name!r}, is missing; "
+            f"put it into {path.parent}"
+        )
+
+
+def _safe_path(tensor: Any, label: str) -> Path:
+    """Where a tensor's external data lies.
+
+    Raises:
+        UnsafeModelError: outside the model's folder (absolute, `..`, a link that leads out), or no regular file.
+    """
+    location = str(tensor.location)
+    where = f"{label}: tensor {tensor.name!r} asks for external data {location!r}"
+    mend = "keep the data file beside the model"
+    folder = Path(tensor.base_dir or Path.cwd()).resolve()
+    parts = location.replace("\\", "/").split("/")
+    if not location or "\0" in location or Path(location).is_absolute() or ".." in parts:
+        raise UnsafeModelError(f"{where}, which is outside the model's folder: refused; {mend}")
+    path = folder / location
+    try:
+        if not path.resolve().is_relative_to(folder):
+            raise UnsafeModelError(f"{where}, a link that leads out of the model's folder: refused; {mend}")
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            raise UnsafeModelError(f"{where}, which is not a regular file: refused; {mend}")
+    except (OSError, RuntimeError) as error:
+        raise ModelError(f"{where}, which can't be opened ({_first_line(error)})") from None
+    return path
+
+
+@contextlib.contextmanager
+def _silence(name: str) -> Iterator[None]:
+    """Drop what a library logs while it reads a foreign file; the logger is left as it was."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logger = logging.getLogger(name)
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:200]

@@ -1,0 +1,93 @@
+"""Walking an onnx_ir model: every node in graph order, subgraphs of If, Loop and Scan included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import onnx_ir as ir
+
+
+def nodes(graph: ir.Graph) -> Iterator[ir.Node]:
+    """Every node of a graph in order, each followed by the nodes of its subgraphs.
+
+    The stack is explicit: a file that nests a thousand subgraphs must not exhaust Python's.
+    """
+    stack: list[Iterator[ir.Node]] = [iter(graph)]
+    while stack:
+        node = next(stack[-1], None)
+        if node is None:
+            stack.pop()
+            continue
+        yield node
+        stack.extend(iter(subgraph) for subgraph in reversed(subgraphs(node)))
+
+
+def subgraphs(node: ir.Node) -> list[ir.Graph]:
+    """The graphs that a node holds in its attributes, in order."""
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.value)
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found.extend(attribute.value)
+    return found
+
+
+def graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """The main graph and every subgraph below it, in order."""
+    yield model.graph
+    for node in nodes(model.graph):
+        yield from subgraphs(node)
+
+
+def is_onnx(node: ir.Node, *op_types: str) -> bool:
+    """Whether a node is one of these operators of the standard domain."""
+    return node.domain in ("", "ai.onnx") and node.op_type in op_types
+
+
+def constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
+    """The tensor of a Constant node, None for other nodes and for values without elements that could be weights."""
+    if not is_onnx(node, "Constant"):
+        return None
+    attribute = node.attributes.get("value")
+    if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
+        return None
+    tensor: ir.TensorProtocol = attribute.value
+    return tensor
+
+
+def constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    """Every constant of a model and its tensor: initializers of all graphs, then outputs of Constant nodes."""
+    for graph in graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value, value.const_value
+    for node in nodes(model.graph):
+        tensor = constant_tensor(node)
+        if tensor is not None:
+            yield node.outputs[0], tensor
+
+
+def integers(node: ir.Node, name: str) -> tuple[int, ...] | None:
+    """An attribute that holds a list of integers, or None where the node has it not."""
+    attribute = node.attributes.get(name)
+    if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.INTS:
+        return None
+    return tuple(int(n) for n in attribute.value)
+
+
+def integer(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute or its default."""
+    attribute = node.attributes.get(name)
+    if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.INT:
+        return default
+    return int(attribute.value)
+
+
+def describe_node(node: ir.Node) -> str:
+    """A node in words: its operator and, where it has one, its name."""
+    operator: Any = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+    return f"{operator} {node.name!r}" if node.name else str(operator)

@@ -1,0 +1,172 @@
+"""Tables for people: as many columns as the terminal holds, the most telling first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+#: Columns of `analyze` in the order in which they earn their place, and their headings.
+_DETAILS = {
+    "layer_id": "id",
+    "name": "name",
+    "slice_id": "slice",
+    "alpha": "alpha",
+    "status": "",
+    "layer_type": "type",
+    "alpha_weighted": "alpha_weighted",
+    "log_norm": "log_norm",
+    "num_evals": "evals",
+    "stable_rank": "stable_rank",
+    "detX_num": "detX_num",
+    "ERG_gap": "ERG_gap",
+    "D": "D",
+    "xmin": "xmin",
+    "log_spectral_norm": "log_spectral_norm",
+    "log_alpha_norm": "log_alpha_norm",
+    "num_pl_spikes": "num_pl_spikes",
+    "matrix_rank": "matrix_rank",
+    "entropy": "entropy",
+}
+_DESCRIBE = {
+    "layer_id": "id",
+    "name": "name",
+    "layer_type": "type",
+    "N": "N",
+    "M": "M",
+    "rf": "rf",
+    "num_evals": "evals",
+    "Q": "Q",
+    "longname": "longname",
+}
+_INVENTORY = {
+    "name": "name",
+    "shape": "shape",
+    "dtype": "dtype",
+    "ops": "ops",
+    "outcome": "layer, or why not",
+    "bytes": "bytes",
+}
+_SKIPPED = {"name": "name", "shape": "shape", "op_type": "read by", "reason": "reason"}
+#: Columns of words, which may wrap; numbers never do.
+_WORDS = {"name", "status", "ops", "outcome", "reason", "longname", "op_type", "layer_type", "dtype"}
+_LEAST = {"name": 14, "status": 12, "ops": 8, "outcome": 16, "reason": 16, "longname": 10, "op_type": 10}
+
+
+def print_details(console: Console, details: pd.DataFrame) -> None:
+    """One line per layer; what is wrong with it stands in the column without a heading."""
+    frame = details.assign(status=[_verdict(row) for row in details.to_dict("records")])
+    _print(console, frame, _DETAILS, _style_of_verdict)
+
+
+def print_summary(console: Console, summary: Mapping[str, float]) -> None:
+    """The means, on as few lines as they need."""
+    parts = [f"{name} {_number(value)}" for name, value in summary.items()]
+    console.print("mean: " + ", ".join(parts), markup=False, highlight=False)
+
+
+def print_description(console: Console, description: pd.DataFrame) -> None:
+    """One line per layer."""
+    _print(console, description, _DESCRIBE)
+
+
+def print_inventory(console: Console, inventory: pd.DataFrame) -> None:
+    """One line per constant, then the share that was analysed."""
+    frame = inventory.assign(outcome=[_outcome(row) for row in inventory.to_dict("records")])
+    _print(console, frame, _INVENTORY)
+    console.print(share(inventory), markup=False, highlight=False)
+
+
+def print_skipped(console: Console, skipped: pd.DataFrame) -> None:
+    """What was left out and why; nothing where nothing was."""
+    if len(skipped):
+        weights = "weight is" if len(skipped) == 1 else "weights are"
+        console.print(f"{len(skipped)} {weights} not analysed:", markup=False, highlight=False)
+        _print(console, skipped, _SKIPPED)
+
+
+def share(inventory: pd.DataFrame) -> str:
+    """The share of the file's parameters that was analysed, in words."""
+    total, analyzed = inventory.attrs["parameters"], inventory.attrs["parameters_analyzed"]
+    percent = f" ({100 * analyzed / total:.1f} %)" if total else ""
+    return f"{analyzed:,} of {total:,} parameters analysed{percent}; biases and other vectors count as parameters"
+
+
+def _verdict(row: dict[Any, Any]) -> str:
+    if row["status"] != "success":
+        return f"{row['status']}: {row['reason']}"
+    return str(row["warning"])
+
+
+def _style_of_verdict(row: dict[Any, Any]) -> str:
+    if row["status"].startswith("failed"):
+        return "red"
+    return "yellow" if "trained" in row["status"] else ""
+
+
+def _outcome(row: dict[Any, Any]) -> str:
+    if not row["layer"]:
+        return str(row["reason"])
+    layer = f"layer {row['layer_id']} {row['layer']}"
+    return f"{layer}: not analysed, {row['reason']}" if row["reason"] else layer
+
+
+def _print(
+    console: Console,
+    frame: pd.DataFrame,
+    wanted: Mapping[str, str],
+    style: Callable[[dict[Any, Any]], str] | None = None,
+) -> None:
+    """Print the wanted columns that fit the width; the rest is left to the other formats."""
+    from rich import box
+    from rich.table import Table
+
+    columns = {column: heading for column, heading in wanted.items() if column in frame.columns}
+    columns = {column: heading for column, heading in columns.items() if column != "status" or frame["status"].any()}
+    cells = {column: [_cell(value) for value in frame[column]] for column in columns}
+    shown = _fitting(cells, columns, console.width)
+    table: Table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    for column in shown:
+        words = column in _WORDS
+        table.add_column(columns[column], justify="left" if words else "right", no_wrap=not words, overflow="fold")
+    records = frame.to_dict("records")
+    for index, record in enumerate(records):
+        line = [cells[column][index].replace("[", r"\[") for column in shown]
+        table.add_row(*line, style=style(record) if style else "")
+    console.print(table)
+
+
+def _fitting(cells: Mapping[str, list[str]], columns: Mapping[str, str], width: int) -> list[str]:
+    """The first columns whose least widths fit, in the table's natural order."""
+    shown: list[str] = []
+    used = 0
+    for column, values in cells.items():
+        natural = max([len(columns[column]), *(len(value) for value in values)])
+        need = min(natural, _LEAST.get(column, natural)) + 2
+        if shown and used + need > width:
+            break
+        shown.append(column)
+        used += need
+    # The verdict reads best at the end of the line.
+    return [column for column in shown if column != "status"] + [column for column in shown if column == "status"]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, list):
+        return "x".join(map(str, value)) or "scalar"
+    return "" if value is None or str(value) == "<NA>" else str(value)
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    if value.is_integer() and abs(value) < 1e6:
+        return str(int(value))
+    return f"{value:.3f}" if 1e-2 <= abs(value) < 1e5 else f"{value:.2e}"

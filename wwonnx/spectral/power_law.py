@@ -1,0 +1,166 @@
+"""Fits the tail of an ESD with a power law: the exponent alpha."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .esd import Array
+
+#: Eigenvalues below it are numerically zero: no part of a tail. For layers of small scale it shrinks with them.
+EVALS_THRESHOLD = 1e-5
+_UNSCALED_MAXIMUM = 0.01
+#: Positions in a tail at which a first, lower bound of every D is taken.
+_PROBES = np.array([0.0, 0.03, 0.07, 0.12, 0.18, 0.25, 0.33, 0.42, 0.5, 0.58, 0.66, 0.74, 0.81, 0.88, 0.94, 1.0])
+#: A tail whose ends differ by less than this has no slope: what differs is rounding.
+_FLAT = 1e-10
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """A power law on [xmin, xmax]: density proportional to x^-alpha.
+
+    Attributes:
+        alpha: exponent; NaN where the fit failed.
+        xmin, xmax: where the tail begins and ends.
+        D: Kolmogorov-Smirnov distance between the tail and the fit.
+        sigma: standard error of alpha, (alpha - 1) / sqrt(n).
+        num_pl_spikes: number of eigenvalues in the tail.
+        reason: why the fit failed; empty where it did not.
+    """
+
+    alpha: float
+    xmin: float
+    xmax: float
+    D: float
+    sigma: float
+    num_pl_spikes: int
+    reason: str = ""
+
+    @classmethod
+    def failed(cls, reason: str) -> PowerLaw:
+        """A fit that could not be made."""
+        return cls(np.nan, np.nan, np.nan, np.nan, np.nan, 0, reason)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Alpha and D for every start of a tail; `power_law_scan` fills it."""
+
+    x: Array
+    alphas: Array
+    distances: Array
+
+
+def threshold(largest: float) -> float:
+    """Below it eigenvalues are numerically zero: 1e-5, scaled down for layers whose largest is under 0.01."""
+    return EVALS_THRESHOLD * min(1.0, largest / _UNSCALED_MAXIMUM)
+
+
+def fit_power_law(esd: Array, ignore_largest: int = 0) -> PowerLaw:
+    """Fit a power law to the tail, its start chosen by the smallest Kolmogorov-Smirnov distance.
+
+    Clauset, Shalizi and Newman (arXiv:0706.1062), eq. 3.1 for alpha and sec. 3.3 for xmin: for every start i, with
+    m = n - i values x_j from there on,
+
+        alpha_i = 1 + m / sum_j ln(x_j / x_i),      D_i = max_j |1 - (x_j / x_i)^(1 - alpha_i) - j / m|,
+
+    and the first i with the smallest D_i is the fit.
+
+    Args:
+        esd: eigenvalues, shape (n,), ascending.
+        ignore_largest: how many of the largest to leave out (the option xmax=-k).
+
+    Returns:
+        The fit; one with a `reason` where there is no tail to fit.
+    """
+    if not esd.size or esd[-1] <= 0.0:
+        return PowerLaw.failed("every weight is zero")
+    if ignore_largest * 2 > esd.size:
+        return PowerLaw.failed(f"xmax=-{ignore_largest} leaves out more than half of {esd.size} eigenvalues")
+    used = esd[: esd.size - ignore_largest]
+    x = used[used > threshold(float(esd[-1]))]
+    if x.size < 2:
+        return PowerLaw.failed(f"{x.size} eigenvalues above the threshold of {threshold(float(esd[-1])):.3g}: no tail")
+    logs, alphas = exponents(x)
+    best = _smallest_distance(logs, alphas)
+    if best is None:
+        return PowerLaw.failed("the eigenvalues are all equal: no tail")
+    start, distance = best
+    alpha, tail = float(alphas[start]), x.size - start
+    return PowerLaw(
+        alpha=alpha,
+        xmin=float(x[start]),
+        xmax=float(x[-1]),
+        D=distance,
+        sigma=(alpha - 1.0) / float(np.sqrt(tail)),
+        num_pl_spikes=tail,
+    )
+
+
+def exponents(x: Array) -> tuple[Array, Array]:
+    """ln(x / x_0), and the maximum likelihood alpha of every tail that begins at i = 0 .. n - 2.
+
+    The sum over a tail is built from the gaps between neighbours, all positive, so that nothing cancels:
+    S_i = S_(i+1) + (n - 1 - i) ln(x_(i+1) / x_i).
+
+    Args:
+        x: values, shape (n,), ascending, above zero, n >= 2.
+
+    Returns:
+        The logarithms, shape (n,), and the exponents, shape (n - 1,); inf where a tail is flat.
+    """
+    gaps = np.log1p((x[1:] - x[:-1]) / x[:-1])
+    logs = np.concatenate(([0.0], np.cumsum(gaps)))
+    followers = np.arange(x.size - 1, 0, -1)
+    sums = np.cumsum((followers * gaps)[::-1])[::-1]
+    flat = logs[-1] - logs[:-1] < _FLAT
+    with np.errstate(divide="ignore"):
+        return logs, np.where(flat, np.inf, 1.0 + (followers + 1) / np.where(flat, 1.0, sums))
+
+
+def distance(logs: Array, alphas: Array, start: int) -> float:
+    """D of the tail that begins at `start`."""
+    tail = logs.size - start
+    fitted = -np.expm1((1.0 - alphas[start]) * (logs[start:] - logs[start]))
+    return float(np.abs(fitted - np.arange(tail) / tail).max())
+
+
+def _smallest_distance(logs: Array, alphas: Array) -> tuple[int, float] | None:
+    """The first start with the smallest D, without computing every D.
+
+    D over a few positions of a tail is a lower bound of D. Starts are taken in the order of their bounds; once a
+    bound passes the best D so far, none of the rest can be better: the answer is that of the full search.
+    """
+    starts = np.flatnonzero(np.isfinite(alphas) & (alphas > 1.0))
+    if not starts.size:
+        return None
+    tails = logs.size - starts
+    positions = (_PROBES[:, None] * (tails - 1)).astype(np.intp)
+    fitted = -np.expm1((1.0 - alphas[starts]) * (logs[starts + positions] - logs[starts]))
+    bounds = np.abs(fitted - positions / tails).max(axis=0)
+    best_start, best = -1, np.inf
+    for candidate in np.argsort(bounds, kind="stable"):
+        # The margin covers the last bit, in which a vector's exponential may differ from a shorter one's.
+        if bounds[candidate] > best * (1.0 + 1e-12):
+            break
+        start = int(starts[candidate])
+        d = distance(logs, alphas, start)
+        if d < best or (d == best and start < best_start):
+            best_start, best = start, d
+    return best_start, best
+
+
+def power_law_scan(esd: Array) -> Scan:
+    """Alpha and D for every start of a tail, for plots of D or alpha against xmin. Flat tails are left out.
+
+    Args:
+        esd: eigenvalues, shape (n,), ascending.
+    """
+    x = esd[esd > threshold(float(esd[-1]))] if esd.size and esd[-1] > 0.0 else esd[:0]
+    if x.size < 2:
+        return Scan(x[:0], x[:0], x[:0])
+    logs, alphas = exponents(x)
+    starts = np.flatnonzero(np.isfinite(alphas))
+    return Scan(x[starts], alphas[starts], np.array([distance(logs, alphas, int(start)) for start in starts]))

@@ -1,0 +1,352 @@
+"""WeightWatcher: the object that users of the original tool know, over any ONNX model. It holds no mathematics."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import analysis, filters
+from .errors import WwonnxError
+from .execute import local
+from .execute.progress import ProgressOption, reporter
+from .options import MIN_EVALS, TOLERANCE, Options
+from .spectral.esd import spectrum
+from .spectral.randomize import permuted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .filters import LayerFilter
+    from .graph.source import ModelLike, Source
+    from .graph.walk import Walk
+    from .layer import WeightLayer
+
+logger = logging.getLogger("wwonnx")
+
+#: Metrics that a summary averages, where the details have them.
+SUMMARY = ("log_norm", "alpha", "alpha_weighted", "log_alpha_norm", "log_spectral_norm", "stable_rank", "mp_softrank")
+
+
+class WeightWatcher:
+    """Analyses the weight matrices of a model: spectra, power laws, scale and shape metrics.
+
+    The names, defaults and numbers are WeightWatcher's wherever those are right; the documentation lists the
+    differences.
+
+    Example:
+        >>> import wwonnx as ww
+        >>> watcher = ww.WeightWatcher(model="examples/digits_cnn.onnx")
+        >>> details = watcher.analyze()
+        >>> summary = watcher.get_summary(details)
+    """
+
+    def __init__(self, model: ModelLike | None = None, log_level: int | str | None = None) -> None:
+        """Open a model.
+
+        Args:
+            model: a path, the bytes of a file, an onnx.ModelProto or an onnx_ir.Model. Each method takes one as well.
+            log_level: level for the logger `wwonnx`; None leaves it alone.
+
+        Raises:
+            ModelError: the model can't be opened.
+        """
+        if log_level is not None:
+            logger.setLevel(log_level)
+        self._source: Source | None = None
+        self._walk: Walk | None = None
+        self._details: pd.DataFrame | None = None
+        self._skipped: pd.DataFrame | None = None
+        if model is not None:
+            self._open(model)
+
+    def analyze(
+        self,
+        model: ModelLike | None = None,
+        layers: LayerFilter = None,
+        min_evals: int = MIN_EVALS,
+        max_evals: int | None = None,
+        pool: bool = True,
+        ww2x: bool = False,
+        conv2d_norm: bool = True,
+        detX: bool = False,
+        ERG: bool = False,
+        xmax: int | None = None,
+        inverse: bool = False,
+        tolerance: float = TOLERANCE,
+        seed: int = 0,
+        progress: ProgressOption = False,
+    ) -> pd.DataFrame:
+        """Compute the metrics of each layer.
+
+        Args:
+            model: analyse this one from now on.
+            layers: which layers: ids, names (patterns with * and ? too) or LAYER_TYPEs, one or a list of them.
+                Negative ids and names with a leading "-" are left out. None for all.
+            min_evals: leave out layers with fewer eigenvalues.
+            max_evals: leave out layers with more.
+            pool: one row per convolution, the spectra of its kernel positions pooled; False for one row each.
+            ww2x: the older name of pool=False.
+            conv2d_norm: scale the matrices of convolutions by sqrt(1/2), or by sqrt(rf/2) where they are not pooled.
+            detX: add the trace-log condition: detX_num, detX_val, num_ERG_spikes, ERG_gap.
+            ERG: another name of detX.
+            xmax: -k leaves the k largest eigenvalues out of the power law fit.
+            inverse: analyse the ESD of 1 / eigenvalue.
+            tolerance: eigenvalues below it count into weak_rank_loss.
+            seed: for everything random.
+            progress: True for a bar on stderr, or a function that takes each execute.local.Progress.
+
+        Returns:
+            One row per layer (or slice), in graph order; a layer that could not be analysed has status `failed` and a
+            reason. Layers that these options leave out are in `get_skipped()`.
+
+        Raises:
+            OptionError: an option that can't be.
+            ModelError: the model can't be opened.
+        """
+        import pandas as pd
+
+        options = Options.make(
+            min_evals=min_evals,
+            max_evals=max_evals,
+            pool=pool,
+            ww2x=ww2x,
+            conv2d_norm=conv2d_norm,
+            detX=detX,
+            ERG=ERG,
+            xmax=xmax,
+            inverse=inverse,
+            tolerance=tolerance,
+            seed=seed,
+        )
+        chosen = self._select(model, layers, options)
+        logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
+        with reporter(progress) as report:
+            rows = local.run(chosen, lambda layer: analysis.analyze_layer(layer, options), report)
+        details: pd.DataFrame = pd.DataFrame([row for some in rows for row in some], columns=analysis.columns(options))
+        self._details = details
+        return details
+
+    def describe(
+        self,
+        model: ModelLike | None = None,
+        layers: LayerFilter = None,
+        min_evals: int = MIN_EVALS,
+        max_evals: int | None = None,
+        pool: bool = True,
+        ww2x: bool = False,
+    ) -> pd.DataFrame:
+        """List the layers that `analyze` would analyse, without reading them.
+
+        Returns:
+            Columns layer_id, name, layer_type, N, M, Q, rf, num_evals, longname.
+        """
+        import pandas as pd
+
+        options = Options.make(min_evals=min_evals, max_evals=max_evals, pool=pool, ww2x=ww2x)
+        chosen = self._select(model, layers, options)
+        rows = [analysis.describe_layer(layer, options) for layer in chosen]
+        description: pd.DataFrame = pd.DataFrame(rows, columns=list(analysis.ABOUT))
+        return description
+
+    def inventory(
+        self,
+        model: ModelLike | None = None,
+        min_evals: int = MIN_EVALS,
+        max_evals: int | None = None,
+        pool: bool = True,
+    ) -> pd.DataFrame:
+        """List every constant of two or more dimensions, and the layer that it became or the reason why not.
+
+        Returns:
+            Columns name, shape, dtype, bytes, ops, layer_id, layer, analyzed, reason. `attrs` holds `parameters` (all
+            that could be trained, biases included) and `parameters_analyzed`.
+        """
+        import pandas as pd
+
+        from .graph.inventory import inventory
+
+        options = Options.make(min_evals=min_evals, max_evals=max_evals, pool=pool)
+        self._open(model)
+        walk = self._walked()
+        found = inventory(self._opened().model, walk)
+        layers = {layer.layer_id: layer for layer in walk.layers}
+        rows = []
+        for entry in found.entries:
+            layer = layers.get(entry.layer_id or 0)
+            reason = entry.reason if layer is None else analysis.why_not(layer, options)
+            rows.append(
+                {
+                    "name": entry.name,
+                    "shape": list(entry.shape),
+                    "dtype": entry.dtype,
+                    "bytes": entry.bytes,
+                    "ops": entry.ops,
+                    "layer_id": entry.layer_id,
+                    "layer": "" if layer is None else layer.name,
+                    "analyzed": not reason,
+                    "reason": reason,
+                }
+            )
+        header = ["name", "shape", "dtype", "bytes", "ops", "layer_id", "layer", "analyzed", "reason"]
+        frame: pd.DataFrame = pd.DataFrame(rows, columns=header).astype(
+            {"layer_id": "Int64", "bytes": "int64", "analyzed": bool}
+        )
+        analyzed = sum(e.parameters for e, row in zip(found.entries, rows, strict=True) if row["analyzed"])
+        frame.attrs.update(parameters=found.parameters, parameters_analyzed=analyzed)
+        return frame
+
+    def get_details(self) -> pd.DataFrame:
+        """The result of the last `analyze`.
+
+        Raises:
+            WwonnxError: nothing was analysed yet.
+        """
+        if self._details is None:
+            raise WwonnxError("there are no details yet: call analyze() first")
+        return self._details
+
+    def get_summary(self, details: pd.DataFrame | None = None) -> dict[str, float]:
+        """Plain means of the metrics over all rows; rows in which a metric could not be computed are left out of it.
+
+        Args:
+            details: of any analysis; None for the last one.
+
+        Returns:
+            Means of log_norm, alpha, alpha_weighted, log_alpha_norm, log_spectral_norm, stable_rank, and of mp_softrank
+            where it was fitted. NaN where no row has a value.
+        """
+        details = self.get_details() if details is None else details
+        return {metric: float(details[metric].mean()) for metric in SUMMARY if metric in details.columns}
+
+    def get_skipped(self) -> pd.DataFrame:
+        """The weights that the last `analyze` or `describe` left out.
+
+        Returns:
+            Columns layer_id (missing for what is no layer), name, shape, dtype, op_type, reason, longname.
+        """
+        if self._skipped is None:
+            raise WwonnxError("nothing was left out yet: call analyze() or describe() first")
+        return self._skipped
+
+    def get_ESD(
+        self,
+        model: ModelLike | None = None,
+        layer: int | str | None = None,
+        random: bool = False,
+        pool: bool = True,
+        conv2d_norm: bool = False,
+        seed: int = 0,
+    ) -> NDArray[np.float64]:
+        """The eigenvalues of one layer, ascending. As in WeightWatcher, conv2d_norm is off here unless asked for.
+
+        Args:
+            model: take the layer from this model from now on.
+            layer: its id or name.
+            random: of the layer with its weights permuted.
+            pool: shape (n,), all matrices together; False for shape (matrices, M).
+            conv2d_norm: scale as `analyze` does.
+            seed: for the permutation.
+
+        Raises:
+            OptionError: there is no such layer.
+            WeightError: its weights can't be read, or are not finite.
+        """
+        chosen = self._one(model, layer)
+
+        def load() -> NDArray[Any]:
+            return permuted(chosen.matrices(), seed, chosen.layer_id) if random else chosen.matrices()
+
+        result = spectrum(load, chosen.eps)
+        if conv2d_norm and chosen.is_convolution:
+            result = result.scaled(0.5 if pool else chosen.rf / 2.0)
+        return result.pooled if pool else result.eigenvalues
+
+    def get_weights(self, model: ModelLike | None = None, layer: int | str | None = None) -> list[NDArray[Any]]:
+        """The matrices of one layer as they are stored: one, or one (out x in/groups) per kernel position.
+
+        Args:
+            model: take the layer from this model from now on.
+            layer: its id or name.
+
+        Raises:
+            OptionError: there is no such layer.
+            WeightError: its weights can't be read.
+        """
+        return [np.array(matrix) for matrix in self._one(model, layer).matrices()]
+
+    get_Weights = get_weights
+
+    def sha256(self) -> str | None:
+        """Hash of the model's file, external data not included; None for a model that was built in memory."""
+        return self._opened().sha256()
+
+    def __repr__(self) -> str:
+        return f"WeightWatcher(model={self._source.label!r})" if self._source else "WeightWatcher()"
+
+    def _open(self, model: ModelLike | None) -> None:
+        if model is None:
+            return
+        from .graph.source import open_model
+
+        self._source, self._walk = open_model(model), None
+        self._details = self._skipped = None
+
+    def _opened(self) -> Source:
+        if self._source is None:
+            raise WwonnxError("no model: give one, WeightWatcher(model='model.onnx') or analyze(model='model.onnx')")
+        return self._source
+
+    def _walked(self) -> Walk:
+        if self._walk is None:
+            from .graph.walk import walk
+
+            self._walk = walk(self._opened().model)
+        return self._walk
+
+    def _one(self, model: ModelLike | None, layer: int | str | None) -> WeightLayer:
+        self._open(model)
+        return filters.one(self._walked().layers, layer)
+
+    def _select(self, model: ModelLike | None, wanted: LayerFilter, options: Options) -> list[WeightLayer]:
+        """The layers to analyse; those that the options leave out are noted with the reason."""
+        import pandas as pd
+
+        self._open(model)
+        walk = self._walked()
+        chosen: list[WeightLayer] = []
+        left_out: list[dict[str, Any]] = []
+        for layer in filters.select(walk.layers, wanted):
+            reason = analysis.why_not(layer, options)
+            if reason:
+                left_out.append(
+                    {
+                        "layer_id": layer.layer_id,
+                        "name": layer.name,
+                        "shape": list(layer.shape),
+                        "dtype": layer.dtype,
+                        "op_type": layer.uses[0].op_type,
+                        "reason": reason,
+                        "longname": layer.longname,
+                    }
+                )
+            else:
+                chosen.append(layer)
+        left_out += [{**vars(skip), "shape": list(skip.shape)} for skip in walk.skipped]
+        header = ["layer_id", "name", "shape", "dtype", "op_type", "reason", "longname"]
+        self._skipped = pd.DataFrame(left_out, columns=header).astype({"layer_id": "Int64"})
+        if left_out:
+            logger.info("%d weights are left out; get_skipped() lists them with the reasons", len(left_out))
+        return chosen
+
+
+def analyze(model: ModelLike, **options: Any) -> pd.DataFrame:
+    """Compute the metrics of each layer of a model; `WeightWatcher.analyze` documents the options and the columns."""
+    return WeightWatcher(model).analyze(**options)
+
+
+def describe(model: ModelLike, **options: Any) -> pd.DataFrame:
+    """List the layers of a model without reading them; `WeightWatcher.describe` documents the options."""
+    return WeightWatcher(model).describe(**options)
