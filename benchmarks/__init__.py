@@ -1,1 +1,1 @@
-"""Benchmarks: wwonnx beside WeightWatcher, beside bare LAPACK, and against its memory bound. They print, never judge."""
+"""Benchmarks: wwonnx beside WeightWatcher, beside bare LAPACK, against its memory bound. They print, never judge."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import io
 import logging
 import tempfile
@@ -73,9 +72,11 @@ def compare(name: str, seed: int, repeats: int) -> str:
 
 def weightwatcher_details(model: torch.nn.Module) -> pd.DataFrame:
     """What WeightWatcher finds with its default options."""
-    weightwatcher = _weightwatcher()
     with _silence():
-        return weightwatcher.WeightWatcher(model=model).analyze()
+        import weightwatcher
+
+        details: pd.DataFrame = weightwatcher.WeightWatcher(model=model).analyze()
+    return details
 
 
 def alpha_difference(theirs: pd.DataFrame, ours: pd.DataFrame) -> float:
@@ -89,13 +90,6 @@ def alpha_difference(theirs: pd.DataFrame, ours: pd.DataFrame) -> float:
     long = ours["num_evals"].to_numpy() >= _COMPARABLE
     alpha = ours["alpha"].to_numpy()[long]
     return float(np.abs(theirs["alpha"].to_numpy()[long] / alpha - 1.0).max())
-
-
-@functools.cache
-def _weightwatcher():  # type: ignore[no-untyped-def]
-    with _silence():
-        import weightwatcher
-    return weightwatcher
 
 
 @contextlib.contextmanager

@@ -55,8 +55,9 @@ class _Maker:
         """Gaussian entries times a scale per input (axis 1), 1 + Pareto(3): bulk and a heavy tail, in float32."""
         scales = 1.0 + self._rng.pareto(3.0, shape[1])
         gaussian = self._rng.standard_normal(shape)
-        scaled = gaussian * scales.reshape(-1, *[1] * (len(shape) - 2))
-        return (scaled / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        scaled = gaussian * scales.reshape(-1, *[1] * (len(shape) - 2)) / np.sqrt(np.prod(shape[1:]))
+        single: Array32 = scaled.astype(np.float32)
+        return single
 
 
 def _resnet56(make: _Maker) -> list[Weight]:

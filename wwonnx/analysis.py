@@ -26,10 +26,10 @@ COLUMNS = (
     *("norm", "spectral_norm", "lambda_max", "sv_max", "sv_min"),
     *("matrix_rank", "rank_loss", "weak_rank_loss", "entropy"),
     *("detX_num", "detX_val", "num_ERG_spikes", "ERG_gap"),
-    *("has_esd", "status", "warning", "reason", "longname"),
+    *("has_esd", "status", "warning", "reason", "weight_dtype", "folded", "longname"),
 )
 #: Columns of `describe`.
-ABOUT = ("layer_id", "name", "layer_type", "N", "M", "Q", "rf", "num_evals", "longname")
+ABOUT = ("layer_id", "name", "layer_type", "N", "M", "Q", "rf", "num_evals", "weight_dtype", "folded", "longname")
 _TEXT = {"status": "failed", "warning": "", "has_esd": False}
 
 
@@ -51,6 +51,8 @@ def why_not(layer: WeightLayer, options: Options) -> str:
     count = num_evals(layer, options)
     if layer.parameters == 0:
         return f"empty: its shape is {list(layer.shape)}"
+    if layer.depthwise:
+        return "depthwise: each kernel position is a single column, M = 1, and has no spectrum"
     if count < options.min_evals:
         return f"{count} eigenvalue{'s' * (count != 1)}, fewer than min_evals={options.min_evals}"
     if options.max_evals is not None and count > options.max_evals:
@@ -69,6 +71,8 @@ def describe_layer(layer: WeightLayer, options: Options) -> Row:
         "Q": layer.N / layer.M if layer.M else np.nan,
         "rf": layer.rf,
         "num_evals": num_evals(layer, options),
+        "weight_dtype": layer.dtype,
+        "folded": layer.folded,
         "longname": layer.longname,
     }
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 
@@ -38,37 +37,39 @@ CONVOLUTIONS = (
 )
 
 
-class Layout(enum.Enum):
-    """How the axes of a weight tensor read as matrices.
+@dataclass(frozen=True)
+class Layout:
+    """How the axes of a weight read as matrices: which count the matrices, which the rows, which the columns.
 
-    MATRIX: the tensor is one matrix, apart from leading axes of length 1.
-    KERNEL: axes (a, b, k1, ..., kd); one (a x b) matrix per kernel position.
+    Attributes:
+        stack: axes over which there is one matrix each, such as the kernel positions of a convolution.
+        rows, columns: axes of each matrix; several are flattened together.
     """
 
-    MATRIX = "matrix"
-    KERNEL = "kernel"
+    stack: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
 
     def shape(self, tensor: tuple[int, ...]) -> tuple[int, int, int]:
-        """(matrices, rows, columns) for a tensor of this shape.
+        """(matrices, rows, columns) for a tensor of this shape."""
+        matrices, rows, columns = (
+            math.prod(tensor[axis] for axis in axes) for axes in (self.stack, self.rows, self.columns)
+        )
+        return matrices, rows, columns
 
-        Raises:
-            ValueError: if the tensor can't be read this way.
-        """
-        if self is Layout.KERNEL:
-            if len(tensor) < 3:
-                raise ValueError(f"a kernel needs 3 or more dimensions, this has shape {list(tensor)}")
-            return math.prod(tensor[2:]), tensor[0], tensor[1]
-        if len(tensor) < 2 or any(n != 1 for n in tensor[:-2]):
-            raise ValueError(f"a matrix was expected, this has shape {list(tensor)}")
-        return 1, tensor[-2], tensor[-1]
+    def matrices(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The weight as a stack of matrices, shape (matrices, rows, columns); a view wherever numpy can make one."""
+        stacked: NDArray[Any] = array.transpose(self.stack + self.rows + self.columns).reshape(self.shape(array.shape))
+        return stacked
 
-    def stack(self, array: NDArray[Any]) -> NDArray[Any]:
-        """View of a weight as a stack of matrices, shape (matrices, rows, columns); reshaped kernels are copied."""
-        matrices, rows, columns = self.shape(array.shape)
-        if self is Layout.KERNEL:
-            flat = array.reshape(rows, columns, matrices)
-            return np.moveaxis(flat, -1, 0)
-        return array.reshape(matrices, rows, columns)
+
+#: A plain matrix.
+MATRIX = Layout((), (0,), (1,))
+
+
+def kernel_layout(dimensions: int) -> Layout:
+    """The layout of a convolution's weight (a, b, k1, ..., kd): one (a x b) matrix per kernel position."""
+    return Layout(tuple(range(2, 2 + dimensions)), (0,), (1,))
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,15 @@ class WeightLayer:
         layer_id: position among the model's weights in graph order, from 1, so that every id can be negated in filters.
         name: module path, `layer1.0.conv1`; unique in the model.
         longname: the tensor's own name in the file.
-        shape: the tensor's shape as its first use sees it.
-        dtype: the element type in which the file stores the values, as ONNX spells it in lower case (`float`).
+        shape: the weight's shape as its first use reads it.
+        dtype: the element type in which the file stores it, as ONNX spells it in lower case (`float`, `int8`).
         uses: all the places that read it, in graph order; the first gives `layer_type`.
         layout: how the tensor reads as matrices.
-        eps: machine epsilon of the stored element type.
+        eps: machine epsilon of the least precise floating point type that the values passed through.
+        folded: whether a BatchNormalization was folded into the weight, so that its spectrum is not that of the trained
+            one.
+        depthwise: whether each channel has a kernel of its own: then the matrices are single columns.
+        read: gives the values, dequantised, of that shape.
     """
 
     layer_id: int
@@ -104,6 +109,8 @@ class WeightLayer:
     uses: tuple[Use, ...]
     layout: Layout
     eps: float
+    folded: bool
+    depthwise: bool
     read: Callable[[], NDArray[Any]] = field(repr=False, compare=False)
 
     @property
@@ -152,7 +159,7 @@ class WeightLayer:
         Raises:
             WeightError: if the file doesn't hold the values that it promises.
         """
-        return self.layout.stack(self.read())
+        return self.layout.matrices(self.read())
 
 
 @dataclass(frozen=True)

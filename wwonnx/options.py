@@ -12,6 +12,8 @@ from .errors import OptionError
 #: Defaults that are WeightWatcher's too.
 MIN_EVALS = 8
 TOLERANCE = 1e-6
+#: How grouped convolutions may be read.
+GROUPS = ("stack", "split")
 #: ESDs of fewer eigenvalues carry little: their rows warn.
 SHORT_ESD = 50
 
@@ -30,6 +32,9 @@ class Options:
         inverse: analyse 1 / eigenvalue.
         tolerance: eigenvalues below it count into weak_rank_loss.
         seed: for everything random.
+        split_gates: one layer per gate of a recurrent weight.
+        split_qkv: three layers of a packed query, key and value projection.
+        groups: "stack" reads a grouped convolution as one matrix per kernel position, "split" as one per group too.
     """
 
     min_evals: int = MIN_EVALS
@@ -41,6 +46,9 @@ class Options:
     inverse: bool = False
     tolerance: float = TOLERANCE
     seed: int = 0
+    split_gates: bool = False
+    split_qkv: bool = False
+    groups: str = "stack"
 
     @classmethod
     def make(
@@ -57,6 +65,9 @@ class Options:
         inverse: bool = False,
         tolerance: float = TOLERANCE,
         seed: int = 0,
+        split_gates: bool = False,
+        split_qkv: bool = False,
+        groups: str = "stack",
     ) -> Options:
         """Options from the arguments of `analyze`.
 
@@ -77,6 +88,9 @@ class Options:
             inverse=flag("inverse", inverse),
             tolerance=_tolerance(tolerance),
             seed=whole("seed", seed, minimum=0),
+            split_gates=flag("split_gates", split_gates),
+            split_qkv=flag("split_qkv", split_qkv),
+            groups=choice("groups", groups, GROUPS),
         )
 
     @property
@@ -94,6 +108,17 @@ def flag(name: str, value: Any) -> bool:
     if value not in (True, False):
         raise OptionError(f"{name}={value!r}: give True or False")
     return bool(value)
+
+
+def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
+    """One of several words.
+
+    Raises:
+        OptionError: it is none of them.
+    """
+    if value not in known:
+        raise OptionError(f"{name}={value!r}: give {' or '.join(map(repr, known))}")
+    return str(value)
 
 
 def whole(name: str, value: Any, minimum: int) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .filters import LayerFilter
+    from .graph.operators import Splits
     from .graph.source import ModelLike, Source
     from .graph.walk import Walk
     from .layer import WeightLayer
@@ -56,7 +57,8 @@ class WeightWatcher:
         if log_level is not None:
             logger.setLevel(log_level)
         self._source: Source | None = None
-        self._walk: Walk | None = None
+        self._walk: tuple[Splits, Walk] | None = None
+        self._options = Options()
         self._details: pd.DataFrame | None = None
         self._skipped: pd.DataFrame | None = None
         if model is not None:
@@ -77,6 +79,9 @@ class WeightWatcher:
         inverse: bool = False,
         tolerance: float = TOLERANCE,
         seed: int = 0,
+        split_gates: bool = False,
+        split_qkv: bool = False,
+        groups: str = "stack",
         progress: ProgressOption = False,
     ) -> pd.DataFrame:
         """Compute the metrics of each layer.
@@ -96,6 +101,10 @@ class WeightWatcher:
             inverse: analyse the ESD of 1 / eigenvalue.
             tolerance: eigenvalues below it count into weak_rank_loss.
             seed: for everything random.
+            split_gates: one layer per gate of LSTM, GRU and RNN weights.
+            split_qkv: packed query, key and value projections as three layers.
+            groups: "stack" reads a grouped convolution as WeightWatcher does, one (out x in/groups) matrix per kernel
+                position; "split" gives each group its own, whose spectra together are the map's true one.
             progress: True for a bar on stderr, or a function that takes each execute.local.Progress.
 
         Returns:
@@ -120,6 +129,9 @@ class WeightWatcher:
             inverse=inverse,
             tolerance=tolerance,
             seed=seed,
+            split_gates=split_gates,
+            split_qkv=split_qkv,
+            groups=groups,
         )
         chosen = self._select(model, layers, options)
         logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
@@ -137,15 +149,26 @@ class WeightWatcher:
         max_evals: int | None = None,
         pool: bool = True,
         ww2x: bool = False,
+        split_gates: bool = False,
+        split_qkv: bool = False,
+        groups: str = "stack",
     ) -> pd.DataFrame:
         """List the layers that `analyze` would analyse, without reading them.
 
         Returns:
-            Columns layer_id, name, layer_type, N, M, Q, rf, num_evals, longname.
+            Columns layer_id, name, layer_type, N, M, Q, rf, num_evals, weight_dtype, folded, longname.
         """
         import pandas as pd
 
-        options = Options.make(min_evals=min_evals, max_evals=max_evals, pool=pool, ww2x=ww2x)
+        options = Options.make(
+            min_evals=min_evals,
+            max_evals=max_evals,
+            pool=pool,
+            ww2x=ww2x,
+            split_gates=split_gates,
+            split_qkv=split_qkv,
+            groups=groups,
+        )
         chosen = self._select(model, layers, options)
         rows = [analysis.describe_layer(layer, options) for layer in chosen]
         description: pd.DataFrame = pd.DataFrame(rows, columns=list(analysis.ABOUT))
@@ -170,13 +193,12 @@ class WeightWatcher:
 
         options = Options.make(min_evals=min_evals, max_evals=max_evals, pool=pool)
         self._open(model)
-        walk = self._walked()
+        walk = self._walked(options)
         found = inventory(self._opened().model, walk)
-        layers = {layer.layer_id: layer for layer in walk.layers}
         rows = []
         for entry in found.entries:
-            layer = layers.get(entry.layer_id or 0)
-            reason = entry.reason if layer is None else analysis.why_not(layer, options)
+            layers = [walk.layers[layer_id - 1] for layer_id in entry.layer_ids]
+            refusals = [analysis.why_not(layer, options) for layer in layers]
             rows.append(
                 {
                     "name": entry.name,
@@ -184,10 +206,10 @@ class WeightWatcher:
                     "dtype": entry.dtype,
                     "bytes": entry.bytes,
                     "ops": entry.ops,
-                    "layer_id": entry.layer_id,
-                    "layer": "" if layer is None else layer.name,
-                    "analyzed": not reason,
-                    "reason": reason,
+                    "layer_id": layers[0].layer_id if layers else None,
+                    "layer": ", ".join(layer.name for layer in layers),
+                    "analyzed": "" in refusals,
+                    "reason": next(filter(None, refusals), "") if layers else entry.reason,
                 }
             )
         header = ["name", "shape", "dtype", "bytes", "ops", "layer_id", "layer", "analyzed", "reason"]
@@ -291,7 +313,7 @@ class WeightWatcher:
             return
         from .graph.source import open_model
 
-        self._source, self._walk = open_model(model), None
+        self._source, self._walk, self._options = open_model(model), None, Options()
         self._details = self._skipped = None
 
     def _opened(self) -> Source:
@@ -299,23 +321,28 @@ class WeightWatcher:
             raise WwonnxError("no model: give one, WeightWatcher(model='model.onnx') or analyze(model='model.onnx')")
         return self._source
 
-    def _walked(self) -> Walk:
-        if self._walk is None:
+    def _walked(self, options: Options) -> Walk:
+        """The model's weights, taken apart as the options say; walked again only where that changes."""
+        from .graph.operators import Splits
+
+        splits = Splits(options.split_gates, options.split_qkv, options.groups == "split")
+        if self._walk is None or self._walk[0] != splits:
             from .graph.walk import walk
 
-            self._walk = walk(self._opened().model)
-        return self._walk
+            self._walk = splits, walk(self._opened().model, splits)
+        self._options = options
+        return self._walk[1]
 
     def _one(self, model: ModelLike | None, layer: int | str | None) -> WeightLayer:
         self._open(model)
-        return filters.one(self._walked().layers, layer)
+        return filters.one(self._walked(self._options).layers, layer)
 
     def _select(self, model: ModelLike | None, wanted: LayerFilter, options: Options) -> list[WeightLayer]:
         """The layers to analyse; those that the options leave out are noted with the reason."""
         import pandas as pd
 
         self._open(model)
-        walk = self._walked()
+        walk = self._walked(options)
         chosen: list[WeightLayer] = []
         left_out: list[dict[str, Any]] = []
         for layer in filters.select(walk.layers, wanted):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..options import MIN_EVALS, TOLERANCE
+from ..options import GROUPS, MIN_EVALS, TOLERANCE
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -51,6 +51,15 @@ selection = _apply(
         "--pool/--no-pool", default=True, show_default=True, help="One row per convolution, or one per kernel position."
     ),
     click.option("--ww2x", is_flag=True, help="Older name of --no-pool."),
+    click.option("--split-gates", is_flag=True, help="One layer per gate of recurrent weights."),
+    click.option("--split-qkv", is_flag=True, help="Packed query, key and value projections as three layers."),
+    click.option(
+        "--groups",
+        type=click.Choice(GROUPS),
+        default=GROUPS[0],
+        show_default=True,
+        help="Grouped convolutions: one matrix per kernel position, or per group too.",
+    ),
 )
 #: What analyze computes.
 metrics = _apply(

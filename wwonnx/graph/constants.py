@@ -1,282 +1,298 @@
-"""The values behind constant expressions: what feeds a weight input, seen through operators that only rearrange it."""
+"""The values behind constant expressions: what feeds a weight input, however far back it is stored.
+
+A weight is whatever constant expression feeds a weight input. Its cone of operators is followed back to stored tensors
+and described without being computed: its shape, its element type, what it would cost. Only when a layer is analysed is
+the cone, and nothing but the cone, evaluated.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..errors import WeightError
-from .traverse import constant_tensor, describe_node, integer, integers, is_onnx
+from .expressions import Step, describe_step
+from .tensors import FLOATS, epsilon, read_tensor, shape_of
+from .traverse import constant_tensor, describe_node, is_onnx
 
-_FLOATS = {
-    ir.DataType.FLOAT,
-    ir.DataType.DOUBLE,
-    ir.DataType.FLOAT16,
-    ir.DataType.BFLOAT16,
-    ir.DataType.FLOAT8E4M3FN,
-    ir.DataType.FLOAT8E4M3FNUZ,
-    ir.DataType.FLOAT8E5M2,
-    ir.DataType.FLOAT8E5M2FNUZ,
-}
-#: Operators that move values without changing them.
-_REARRANGING = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")
+#: Bounds on an expression: how long its longest chain and how many evaluations it may take, from how many tensors,
+#: and how much larger than what is stored its values may be (small ones may always be).
+_DEPTH, _WORK, _LEAVES, _GROWTH, _SMALL = 200, 10_000, 4_096, 4, 1 << 24
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Constant:
-    """A constant expression that can be read: a stored tensor and what rearranges it on its way to the weight input.
+    """A constant expression.
 
     Attributes:
-        root: the initializer or Constant node's output that holds the values.
-        tensor: its tensor, unread.
-        shape: shape after the rearrangement.
-        stored: element type of the least precise step, which bounds what the values can tell.
-        steps: rearrangements, from the tensor outwards.
-        transposed_only: whether the steps are transpositions of a matrix, or none: then its spectrum is the tensor's.
+        root: the largest stored tensor that it comes from: an initializer, or a Constant node's output.
+        leaves: all stored tensors that it comes from.
+        shape: of its values.
+        dtype: element type of its values.
+        stored: element type in which the root is stored.
+        eps: epsilon of the least precise floating point type on the way: what differs by less tells nothing.
+        key: equal for expressions of equal values.
+        transposed: whether a matrix was transposed after what the key stands for.
+        elements: how many elements the leaves hold together.
+        work: how many operators have to be evaluated.
+        depth: the longest chain of them.
+        load: evaluates it.
     """
 
     root: ir.Value
-    tensor: ir.TensorProtocol
+    leaves: tuple[ir.Value, ...]
     shape: tuple[int, ...]
+    dtype: ir.DataType
     stored: ir.DataType
-    steps: tuple[Callable[[NDArray[Any]], NDArray[Any]], ...] = ()
-    transposed_only: bool = True
+    eps: float
+    key: Hashable
+    transposed: bool
+    elements: int
+    work: int
+    depth: int
+    load: Callable[[], NDArray[Any]]
 
     @property
     def is_float(self) -> bool:
-        """Whether the elements are floating point numbers, as trained weights are."""
-        return self.stored in _FLOATS
+        """Whether the values are floating point numbers, as trained weights are."""
+        return self.dtype in FLOATS
 
     @property
-    def eps(self) -> float:
-        """Machine epsilon of the stored element type."""
-        return epsilon(self.stored)
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
 
     def read(self) -> NDArray[Any]:
-        """The values. External data is memory-mapped, so nothing is read before it is touched.
+        """The values. External data that is only rearranged is memory-mapped: nothing is read before it is touched.
 
         Raises:
-            WeightError: the file doesn't hold what it promises.
+            WeightError: the file doesn't hold what it promises, or the expression can't be evaluated.
         """
-        array = read_tensor(self.tensor)
-        for step in self.steps:
-            array = step(array)
+        try:
+            array = self.load()
+        except (ValueError, TypeError, IndexError, KeyError, ArithmeticError, RuntimeError) as error:
+            text = (str(error).splitlines() or [""])[0][:200]
+            raise WeightError(f"the constant expression from {self.root.name!r} can't be evaluated: {text}") from None
+        if array.shape != self.shape:
+            raise WeightError(
+                f"the constant expression from {self.root.name!r} has shape {array.shape}, not {self.shape}"
+            )
         return array
 
 
-@dataclass(frozen=True)
-class Computed:
-    """A constant expression that is not read: an operator computes new values from constants."""
+@dataclass(frozen=True, eq=False)
+class Opaque:
+    """A constant expression that is not evaluated, and why."""
 
-    node: ir.Node
-    roots: tuple[ir.Value, ...]
-
-    @property
-    def reason(self) -> str:
-        """Why, in words."""
-        return f"computed from constants by {describe_node(self.node)}, which is not evaluated yet"
+    leaves: tuple[ir.Value, ...]
+    reason: str
 
 
 class ConstantFinder:
     """Finds what is constant in a graph. Each value is looked at once, however many nodes read it."""
 
-    def __init__(self) -> None:
-        self._known: dict[ir.Value, Constant | Computed | None] = {}
+    def __init__(self, owners: dict[ir.Graph, ir.Node] | None = None, opset: int = 18) -> None:
+        """Start on a model.
 
-    def find(self, value: ir.Value | None) -> Constant | Computed | None:
+        Args:
+            owners: for each subgraph, the node that holds it.
+            opset: version of the standard operators.
+        """
+        self._owners = owners or {}
+        self._opset = opset
+        self._known: dict[ir.Value, Constant | Opaque | None] = {}
+        self._keys: dict[Hashable, int] = {}
+
+    def find(self, value: ir.Value | None) -> Constant | Opaque | None:
         """The constant behind a value, None if the value depends on the model's inputs.
 
         The walk back through producers keeps its own stack: chains of a million nodes occur in broken files.
         """
         if value is None:
             return None
-        stack = [value]
+        stack, waiting = [value], {value}
         while stack:
             top = stack[-1]
-            if top in self._known:
-                stack.pop()
-                continue
-            node = top.producer()
-            if node is None or constant_tensor(node) is not None:
-                self._known[top] = self._stored(top)
-                stack.pop()
-                continue
-            operands = [operand for operand in node.inputs if operand is not None]
-            unknown = [operand for operand in operands if operand not in self._known]
-            # A cyclic graph meets a value that waits on the stack: such a value is no constant.
-            waiting = set(stack)
-            if any(operand in waiting for operand in unknown):
-                self._known[top] = None
-            elif unknown:
-                stack.extend(unknown[:1])
-            else:
-                self._known[top] = self._derive(node, operands)
+            if top not in self._known:
+                sources = self._sources(top)
+                unknown = next((source for source in sources if source not in self._known), None)
+                if unknown is not None and unknown not in waiting:
+                    stack.append(unknown)
+                    waiting.add(unknown)
+                    continue
+                # A value that waits for itself, in a cyclic graph or a loop that changes it, is no constant.
+                self._known[top] = None if unknown is not None else self._resolve(top, sources)
+            waiting.discard(stack.pop())
         return self._known[value]
 
-    def _stored(self, value: ir.Value) -> Constant | None:
+    def constant(self, node: ir.Node, index: int) -> Constant | None:
+        """The constant at a node's input, None where there is none that can be evaluated."""
+        found = self.find(node.inputs[index]) if index < len(node.inputs) else None
+        return found if isinstance(found, Constant) else None
+
+    def derived(
+        self,
+        operands: list[Constant],
+        shape: tuple[int, ...],
+        compute: Callable[..., NDArray[Any]],
+        what: Hashable,
+        dtype: ir.DataType | None = None,
+    ) -> Constant | Opaque:
+        """A constant computed from others, as operators do that hold their weight in several inputs.
+
+        Args:
+            operands: what it is computed from.
+            shape: of the result.
+            compute: takes the operands' arrays.
+            what: tells this computation from others on the same operands.
+            dtype: element type of the result; None for float32.
+        """
+        return self._combine(Step(operands, shape, compute, dtype or ir.DataType.FLOAT), what, "its operator")
+
+    def attribute(self, value: ir.Value, tensor: ir.TensorProtocol) -> Constant | None:
+        """A weight that a node holds in its attributes; `value`, its output, stands for it."""
+        return self._stored(value, tensor)
+
+    def _sources(self, value: ir.Value) -> list[ir.Value]:
+        """The values that decide whether this one is constant."""
         node = value.producer()
-        tensor = constant_tensor(node) if node is not None else value.const_value
+        if node is not None:
+            return [operand for operand in node.inputs if operand is not None]
+        outer = self._carried(value)
+        return [] if outer is None else [outer]
+
+    def _carried(self, value: ir.Value) -> ir.Value | None:
+        """The outer value of a loop's state that every iteration passes on unchanged."""
+        if value.const_value is not None or not value.is_graph_input() or value.graph not in self._owners:
+            return None
+        node, body = self._owners[value.graph], value.graph
+        position = next(index for index, known in enumerate(body.inputs) if known is value)
+        if is_onnx(node, "Loop"):  # inputs: trip count, condition, state; body outputs: condition, state
+            source, target = position, position - 1
+        elif is_onnx(node, "Scan"):  # inputs and body outputs begin with the state
+            scanned = node.attributes.get("num_scan_inputs")
+            if scanned is None or position >= len(body.inputs) - int(scanned.value):
+                return None
+            source, target = position, position
+        else:
+            return None
+        if (is_onnx(node, "Loop") and position < 2) or not 0 <= target < len(body.outputs):
+            return None
+        passed = body.outputs[target]
+        while passed is not value:
+            producer = passed.producer()
+            if producer is None or not is_onnx(producer, "Identity") or producer.inputs[0] is None:
+                return None
+            passed = producer.inputs[0]
+        return node.inputs[source] if source < len(node.inputs) else None
+
+    def _resolve(self, value: ir.Value, sources: list[ir.Value]) -> Constant | Opaque | None:
+        node = value.producer()
+        if node is None:
+            return self._known[sources[0]] if sources else self._stored(value, value.const_value)
+        tensor = constant_tensor(node)
+        if tensor is not None:
+            return self._stored(value, tensor)
+        operands = [self._known[source] for source in sources]
+        if not operands or any(operand is None for operand in operands):
+            return None  # depends on an input, or makes values out of nothing (RandomNormal)
+        leaves = _union(operands)
+        if not all(isinstance(operand, Constant) for operand in operands):
+            reason = next(operand.reason for operand in operands if isinstance(operand, Opaque))
+            return Opaque(leaves, reason)
+        inputs = [self._known[operand] if operand is not None else None for operand in node.inputs]
+        output = next(index for index, known in enumerate(node.outputs) if known is value)
+        step = describe_step(node, inputs, output, self._opset)
+        if step is None:
+            return Opaque(leaves, f"computed from constants by {describe_node(node)}, which wwonnx does not evaluate")
+        if isinstance(step, Constant):
+            return step
+        return self._combine(step, (node.domain, node.op_type, _signature(node), output), describe_node(node))
+
+    def _stored(self, value: ir.Value, tensor: ir.TensorProtocol | None) -> Constant | None:
         if tensor is None:
             return None
-        return Constant(value, tensor, tuple(int(n) for n in tensor.shape.numpy()), tensor.dtype)
-
-    def _derive(self, node: ir.Node, operands: list[ir.Value]) -> Constant | Computed | None:
-        if not operands or any(self._known[operand] is None for operand in operands):
-            return None  # depends on an input, or makes values out of nothing (RandomNormal, Constant of a string)
-        if len(node.outputs) == 1 and is_onnx(node, *_REARRANGING):
-            source = self._known[operands[0]]
-            if isinstance(source, Constant):
-                step = self._rearrange(node, source)
-                if step is not None:
-                    return step
-        roots: dict[ir.Value, None] = {}
-        for operand in operands:
-            known = self._known[operand]
-            assert known is not None
-            roots.update(dict.fromkeys((known.root,) if isinstance(known, Constant) else known.roots))
-        return Computed(node, tuple(roots))
-
-    def _rearrange(self, node: ir.Node, source: Constant) -> Constant | None:
-        """The source as seen through one rearranging node, None where the node's arguments make no sense for it."""
-        if node.op_type == "Identity":
-            return source
-        if node.op_type == "Cast":
-            return self._cast(node, source)
-        if node.op_type == "Transpose":
-            axes = integers(node, "perm") or tuple(reversed(range(len(source.shape))))
-            if sorted(axes) != list(range(len(source.shape))):
-                return None
-            shape = tuple(source.shape[axis] for axis in axes)
-            plain = source.transposed_only and len(axes) == 2
-            return _extend(source, shape, lambda array: array.transpose(axes), plain)
-        reshaped = self._new_shape(node, source.shape)
-        if reshaped is None or math.prod(reshaped) != math.prod(source.shape):
-            return None
-        return _extend(source, reshaped, lambda array: array.reshape(reshaped), reshaped == source.shape)
-
-    def _cast(self, node: ir.Node, source: Constant) -> Constant | None:
-        target = ir.DataType(integer(node, "to", 0))
-        if not source.is_float or target not in _FLOATS:
-            return None
-        if epsilon(target) <= epsilon(source.stored):
-            return source  # a wider type holds the same values
-        dtype = target.numpy()
+        shape = shape_of(tensor)
+        size = math.prod(shape)
         return Constant(
-            source.root,
-            source.tensor,
-            source.shape,
-            target,
-            (*source.steps, lambda array: array.astype(dtype)),
-            source.transposed_only,
+            root=value,
+            leaves=(value,),
+            shape=shape,
+            dtype=tensor.dtype,
+            stored=tensor.dtype,
+            eps=epsilon(tensor.dtype),
+            key=self._key(("stored", id(tensor))),
+            transposed=False,
+            elements=size,
+            work=0,
+            depth=0,
+            load=lambda: read_tensor(tensor),
         )
 
-    def _new_shape(self, node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-        rank = len(shape)
-        if node.op_type == "Flatten":
-            axis = integer(node, "axis", 1)
-            axis += rank if axis < 0 else 0
-            return (math.prod(shape[:axis]), math.prod(shape[axis:])) if 0 <= axis <= rank else None
-        argument = self._argument(node)
-        if node.op_type == "Reshape":
-            return None if argument is None else _reshape(shape, argument, bool(integer(node, "allowzero", 0)))
-        axes = argument if argument is not None else integers(node, "axes")
-        if node.op_type == "Squeeze":
-            if axes is None:
-                return tuple(n for n in shape if n != 1)
-            dropped = {axis % rank for axis in axes} if rank else set()
-            return tuple(n for axis, n in enumerate(shape) if axis not in dropped)
-        if axes is None:
-            return None
-        full = rank + len(axes)
-        added = {axis % full for axis in axes}
-        rest = iter(shape)
-        return tuple(1 if axis in added else next(rest) for axis in range(full)) if len(added) == len(axes) else None
-
-    def _argument(self, node: ir.Node) -> tuple[int, ...] | None:
-        """The constant list of integers at a node's second input, or None."""
-        if len(node.inputs) < 2 or node.inputs[1] is None:
-            return None
-        known = self._known.get(node.inputs[1])
-        if not isinstance(known, Constant) or math.prod(known.shape) > 64:
-            return None
-        try:
-            return tuple(int(n) for n in known.read().reshape(-1))
-        except (WeightError, TypeError, ValueError):
-            return None
-
-
-def _extend(
-    source: Constant, shape: tuple[int, ...], step: Callable[[NDArray[Any]], NDArray[Any]], transposed_only: bool
-) -> Constant:
-    return Constant(source.root, source.tensor, shape, source.stored, (*source.steps, step), transposed_only)
-
-
-def _reshape(shape: tuple[int, ...], wanted: tuple[int, ...], allow_zero: bool) -> tuple[int, ...] | None:
-    """ONNX's Reshape: 0 copies the dimension (unless allowzero), one -1 takes what is left."""
-    if not allow_zero:
-        if any(n == 0 and axis >= len(shape) for axis, n in enumerate(wanted)):
-            return None
-        wanted = tuple(shape[axis] if n == 0 else n for axis, n in enumerate(wanted))
-    if wanted.count(-1) == 1:
-        known = math.prod(n for n in wanted if n != -1)
-        if known == 0 or math.prod(shape) % known:
-            return None
-        wanted = tuple(math.prod(shape) // known if n == -1 else n for n in wanted)
-    return wanted if all(n >= 0 for n in wanted) else None
-
-
-def epsilon(dtype: ir.DataType) -> float:
-    """Distance from 1 to the next number of a floating point type; float32's for types that are no floats."""
-    if dtype not in _FLOATS:
-        return float(np.finfo(np.float32).eps)
-    import ml_dtypes
-
-    information: Any = ml_dtypes.finfo  # untyped
-    return float(information(dtype.numpy()).eps)
-
-
-def read_tensor(tensor: ir.TensorProtocol) -> NDArray[Any]:
-    """A tensor's values; external data as a memory map of its own, released with the array.
-
-    Raises:
-        WeightError: the data is missing, too short, or doesn't fit the shape.
-    """
-    try:
-        if isinstance(tensor, ir.ExternalTensor) and tensor.dtype.bitwidth >= 8 and tensor.size:
-            return _map_external(tensor)
-        return np.asarray(tensor.numpy())
-    except (OSError, ValueError, TypeError, OverflowError, MemoryError, AssertionError) as error:
-        lines = str(error).splitlines()
-        raise WeightError(
-            f"tensor {tensor.name!r} can't be read: {(lines or [type(error).__name__])[0][:200]}"
-        ) from None
-
-
-def _map_external(tensor: Any) -> NDArray[Any]:
-    """A map of just this tensor's bytes, which goes with the array.
-
-    Closing onnx_ir's map of the whole file would pull it away under layers that read the same file in another thread.
-    """
-    dtype = np.dtype(tensor.dtype.numpy()).newbyteorder("<")
-    offset, shape = tensor.offset or 0, tuple(int(n) for n in tensor.shape.numpy())
-    needed = math.prod(shape) * dtype.itemsize
-    from pathlib import Path
-
-    path = Path(tensor.path)
-    if not path.exists():
-        raise ValueError(f"external data file {str(tensor.location)!r} is missing; put it into {path.parent}")
-    size = path.stat().st_size
-    if offset < 0 or offset + needed > size:
-        raise ValueError(
-            f"it needs bytes {offset} to {offset + needed} of {str(tensor.location)!r}, which has {size}; "
-            "the data file is cut short or belongs to another model"
+    def _combine(self, step: Step, what: Hashable, description: str) -> Constant | Opaque:
+        operands: list[Constant] = step.operands
+        leaves = _union(operands)
+        root = max(operands, key=lambda operand: operand.elements).root
+        elements = sum(operand.elements for operand in operands)
+        size = math.prod(step.shape)
+        work, depth = 1 + sum(operand.work for operand in operands), 1 + max(operand.depth for operand in operands)
+        if size > max(_SMALL, _GROWTH * elements):
+            return Opaque(leaves, f"{description} would make {size:,} values out of {elements:,} that are stored")
+        if work > _WORK or depth > _DEPTH or len(leaves) > _LEAVES:
+            return Opaque(leaves, f"the constant expression that ends in {description} is too long to be evaluated")
+        main = next(operand for operand in operands if operand.root is root)
+        if step.transposes:
+            key, transposed = main.key, not main.transposed
+        else:
+            key = self._key((what, step.shape, *((operand.key, operand.transposed) for operand in operands)))
+            transposed = False
+        floats = [operand.eps for operand in operands if operand.is_float]
+        dtype = step.dtype or main.dtype
+        return Constant(
+            root=root,
+            leaves=leaves,
+            shape=step.shape,
+            dtype=dtype,
+            stored=main.stored,
+            eps=max([epsilon(dtype), *floats]),
+            key=key,
+            transposed=transposed,
+            elements=elements,
+            work=work if step.work else work - 1,
+            depth=depth,
+            load=lambda: step.compute(*(operand.load() for operand in operands)),
         )
-    if tensor.length is not None and tensor.length < needed:
-        raise ValueError(f"its shape needs {needed} bytes, its entry gives {tensor.length}")
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+    def _key(self, what: Hashable) -> int:
+        return self._keys.setdefault(what, len(self._keys))
+
+
+def _union(operands: list[Any]) -> tuple[ir.Value, ...]:
+    """All leaves, each once, in order."""
+    leaves: dict[ir.Value, None] = {}
+    for operand in operands:
+        leaves.update(dict.fromkeys(operand.leaves))
+    return tuple(leaves)
+
+
+def _signature(node: ir.Node) -> Hashable:
+    """What a node's attributes say; nodes with tensors or graphs in them equal only themselves."""
+    simple = []
+    for name, attribute in sorted(node.attributes.items()):
+        if attribute.is_ref() or attribute.type in (
+            ir.AttributeType.TENSOR,
+            ir.AttributeType.TENSORS,
+            ir.AttributeType.GRAPH,
+            ir.AttributeType.GRAPHS,
+            ir.AttributeType.SPARSE_TENSOR,
+            ir.AttributeType.SPARSE_TENSORS,
+        ):
+            return id(node)
+        value = attribute.value
+        simple.append((name, tuple(value) if isinstance(value, (list, tuple)) else value))
+    return tuple(simple)

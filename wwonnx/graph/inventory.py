@@ -8,13 +8,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from .constants import Computed
+from .constants import Constant, Opaque
+from .tensors import INDICES, NO_NUMBERS, shape_of
 from .traverse import constants
 from .walk import Walk
-
-_NOT_NUMBERS = {ir.DataType.STRING, ir.DataType.BOOL, ir.DataType.UNDEFINED}
-#: Integers of these types are shapes, indices and axes; smaller ones may be quantised weights.
-_INDICES = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.UINT64, ir.DataType.UINT32}
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Entry:
         name: the tensor's name in the file.
         shape, dtype, bytes: as stored.
         ops: the operators that read it, `Conv` or `MatMul x3`.
-        layer_id: the layer that it became, or None.
+        layer_ids: the layers that it became.
         reason: why it became none; empty where it did.
     """
 
@@ -34,7 +31,7 @@ class Entry:
     dtype: str
     bytes: int
     ops: str
-    layer_id: int | None
+    layer_ids: tuple[int, ...]
     reason: str
 
     @property
@@ -62,12 +59,12 @@ def inventory(model: ir.Model, walk: Walk) -> Inventory:
     entries: list[Entry] = []
     parameters = 0
     for value, tensor in constants(model):
-        shape = tuple(int(n) for n in tensor.shape.numpy())
-        if tensor.dtype not in _NOT_NUMBERS | _INDICES:
+        shape = shape_of(tensor)
+        if tensor.dtype not in NO_NUMBERS | INDICES:
             parameters += math.prod(shape)
         if len(shape) < 2:
             continue
-        layer_id = walk.became.get(value)
+        layer_ids = tuple(walk.became.get(value, ()))
         entries.append(
             Entry(
                 name=value.name or "",
@@ -75,8 +72,8 @@ def inventory(model: ir.Model, walk: Walk) -> Inventory:
                 dtype=tensor.dtype.name.lower(),
                 bytes=int(tensor.nbytes) if tensor.dtype != ir.DataType.STRING else 0,
                 ops=_users(value),
-                layer_id=layer_id,
-                reason="" if layer_id is not None else walk.reasons.get(value) or _reason(value, tensor, walk),
+                layer_ids=layer_ids,
+                reason="" if layer_ids else _reason(value, tensor, walk),
             )
         )
     return Inventory(tuple(entries), parameters)
@@ -88,17 +85,18 @@ def _users(value: ir.Value) -> str:
 
 
 def _reason(value: ir.Value, tensor: ir.TensorProtocol, walk: Walk) -> str:
-    """Why a constant that no operator takes for a weight is no layer."""
+    """Why a constant is no layer."""
+    if value in walk.reasons:
+        return walk.reasons[value]
+    if value in walk.helps:
+        return f"scale, zero point or index of layer {walk.helps[value]}"
     users = [use.node for use in value.uses()]
     if not users:
         return "an output of the model" if value.is_graph_output() else "no node uses it"
-    if tensor.dtype in _NOT_NUMBERS | _INDICES:
+    if tensor.dtype in NO_NUMBERS | INDICES:
         return f"elements are {tensor.dtype.name.lower()}: no trained weight"
     for node in users:
         result = walk.finder.find(node.outputs[0]) if node.outputs else None
-        if isinstance(result, Computed):
+        if isinstance(result, (Constant, Opaque)):
             return f"goes into constants computed by {node.op_type}, which no weight input reads"
-    unknown = sorted({node.domain + "." + node.op_type for node in users if node.domain not in ("", "ai.onnx")})
-    if unknown:
-        return f"wwonnx does not know the operator {', '.join(unknown)}"
-    return f"an operand of {', '.join(sorted({node.op_type for node in users}))}, which is no linear map"
+    return f"an operand of {', '.join(sorted({node.op_type for node in users}))}, which is no linear map of it"

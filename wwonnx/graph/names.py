@@ -31,42 +31,54 @@ class Namer:
 
     def __init__(self, model: ir.Model) -> None:
         signature = model.graph.metadata_props.get("pkg.torch.export.ExportedProgram.graph_signature", "")
-        self._targets = dict(_SIGNATURE.findall(signature))
+        self._targets: dict[str, str] = dict(_SIGNATURE.findall(signature))
         self._parameters = set(self._targets.values())
         self._taken: dict[str, int] = {}
 
-    def name(self, root: ir.Value, node: ir.Node) -> str:
-        """A fresh name for the weight in `root` that `node` is the first to read."""
-        name = self.guess(root, node)
-        self._taken[name] = count = self._taken.get(name, 0) + 1
-        if count == 1:
-            return name
-        candidate = f"{name}_{count}"
-        return candidate if candidate not in self._taken else self.name_again(name)
+    def name(self, root: ir.Value, node: ir.Node, role: str = "", suffix: str = "") -> str:
+        """A fresh name for the weight in `root` that `node` is the first to read.
 
-    def name_again(self, name: str) -> str:
-        """The next free numbered variant of a name."""
-        while f"{name}_{self._taken[name]}" in self._taken:
-            self._taken[name] += 1
-        candidate = f"{name}_{self._taken[name]}"
-        self._taken[candidate] = 1
-        return candidate
+        Args:
+            root: the stored tensor.
+            node: the node.
+            role: what the weight is to the node, where its tensor has no name of its own.
+            suffix: which part of the tensor it is.
+        """
+        name, own = self._guess(root, node, role)
+        if role and not own:
+            name = f"{name}.{role}"
+        name += suffix
+        count = self._taken.get(name, 0) + 1
+        while count > 1 and f"{name}_{count}" in self._taken:
+            count += 1
+        self._taken[name] = count
+        unique = name if count == 1 else f"{name}_{count}"
+        self._taken.setdefault(unique, 1)
+        return unique
 
     def guess(self, root: ir.Value, node: ir.Node) -> str:
         """The best name that the file allows, not necessarily unique."""
-        tensor = (root.name or "").removesuffix(":0").removesuffix("_quantized")
-        if self._is_parameter(root, tensor):
-            return _module(tensor)
-        return (
-            self._from_metadata(root, node)
-            or _scope(node.name or "")
-            or _tf_path(tensor)
-            or ("" if _MADE_UP.match(tensor) else tensor)
-            or (node.name or "").strip("/")
-            or f"{node.op_type}_{tensor}"
-        )
+        return self._guess(root, node)[0]
 
-    def _is_parameter(self, root: ir.Value, tensor: str) -> bool:
+    def _guess(self, root: ir.Value, node: ir.Node, role: str = "") -> tuple[str, bool]:
+        """The best name, and whether it is the tensor's own."""
+        tensor = (root.name or "").removesuffix(":0")
+        for ending in ("_quantized", "_Q4", "_Q8", "_Q2", "_DQ"):
+            tensor = tensor.removesuffix(ending)
+        if self._is_parameter(tensor):
+            return _module(tensor), True
+        parameter = self._from_parameters(root, node, role)
+        if parameter:
+            return _module(parameter), True
+        made_up = bool(_MADE_UP.match(tensor))
+        name = self._module_scope(node) or _scope(node.name or "") or _tf_path(tensor)
+        if name:
+            return name, False
+        if tensor and not made_up:
+            return tensor, True
+        return (node.name or "").strip("/") or f"{node.op_type}_{tensor}", False
+
+    def _is_parameter(self, tensor: str) -> bool:
         if _MADE_UP.match(tensor):
             return False
         if tensor in self._parameters or _WEIGHT_SUFFIX.search(tensor):
@@ -74,17 +86,26 @@ class Namer:
         # TorchScript and dynamo write state_dict names: identifiers joined by dots.
         return "." in tensor and "/" not in tensor and ":" not in tensor
 
-    def _from_metadata(self, root: ir.Value, node: ir.Node) -> str:
-        """What dynamo wrote: the parameter that a folded tensor came from, or else the module that holds the node."""
+    def _from_parameters(self, root: ir.Value, node: ir.Node, role: str) -> str:
+        """The parameter that a folded tensor came from, as dynamo wrote it into the metadata."""
+        wanted = {"W": "_ih_", "R": "_hh_"}.get(role, "")
         origin = root.metadata_props.get("pkg.onnxscript.optimizer.folded_from", "")
-        for name in (*re.findall(r"[\w.]+", origin), *self._fx_parameters(node)):
-            if name in self._parameters and not name.endswith("bias"):
-                return _module(name)
+        origins: list[str] = re.findall(r"[\w.]+", origin)
+        for name in (*origins, *self._fx_parameters(node)):
+            if name in self._parameters and not name.endswith("bias") and wanted in name:
+                return name
+        return ""
+
+    @staticmethod
+    def _module_scope(node: ir.Node) -> str:
+        """The module that holds the node, as dynamo wrote it."""
         try:
             scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
         except (ValueError, SyntaxError):
             return ""
-        return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) >= 2 else ""
+        if not isinstance(scopes, list) or len(scopes) < 2:
+            return ""
+        return f"{scopes[-2] or scopes[-1]}"  # a call of the model itself has but its own name
 
     def _fx_parameters(self, node: ir.Node) -> list[str]:
         """Parameters among the arguments of the traced call that the node stands for."""

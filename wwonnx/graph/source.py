@@ -83,7 +83,7 @@ def open_model(model: ModelLike | Source) -> Source:
     import onnx_ir as ir
 
     if isinstance(model, onnx.ModelProto):
-        return Source(_from_proto(model, "<ModelProto>", Path.cwd()), "<ModelProto>")
+        return Source(_from_proto(model, "<ModelProto>", Path.cwd(), owned=False), "<ModelProto>")
     if isinstance(model, ir.Model):
         label = "<onnx_ir.Model>"
         _check_external_data(model, label)
@@ -151,14 +151,23 @@ def _why_not_onnx(content: bytes) -> str:
     return "is not an ONNX model, or is cut short; export or download it again"
 
 
-def _from_proto(proto: onnx.ModelProto, label: str, folder: Path) -> ir.Model:
+def _from_proto(proto: onnx.ModelProto, label: str, folder: Path, owned: bool = True) -> ir.Model:
+    """Represent a parsed model; what onnx_ir can't is mended, in a copy where the model is the user's."""
     import onnx_ir as ir
     from onnx_ir import serde
 
+    from .mend import attach_sparse, mend
+
     try:
         with _silence("onnx_ir.serde"):
-            model = ir.from_proto(proto)
-    except serde.SerdeError as error:
+            try:
+                model = ir.from_proto(proto)
+            except serde.SerdeError:
+                proto = proto if owned else _copy(proto)
+                mend(proto)
+                model = ir.from_proto(proto)
+            attach_sparse(proto, model)
+    except (serde.SerdeError, ValueError, TypeError) as error:
         raise ModelError(
             f"{label}: the graph can't be read ({_root_cause(error)}); check it with onnx.checker"
         ) from None
@@ -168,6 +177,12 @@ def _from_proto(proto: onnx.ModelProto, label: str, folder: Path) -> ir.Model:
         tensor.base_dir = str(folder)
     _check_external_data(model, label)
     return _inline(model, label)
+
+
+def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    return copy
 
 
 def _inline(model: ir.Model, label: str) -> ir.Model:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+
+#: Attributes in which a Constant node may hold its value, and their element types.
+_CONSTANT_VALUES: dict[str, type[np.generic] | None] = {
+    "value": None,
+    "value_ints": np.int64,
+    "value_int": np.int64,
+    "value_floats": np.float32,
+    "value_float": np.float32,
+}
 
 
 def nodes(graph: ir.Graph) -> Iterator[ir.Node]:
@@ -43,20 +53,29 @@ def graphs(model: ir.Model) -> Iterator[ir.Graph]:
         yield from subgraphs(node)
 
 
+def owners(model: ir.Model) -> dict[ir.Graph, ir.Node]:
+    """For each subgraph, the node that holds it."""
+    return {graph: node for node in nodes(model.graph) for graph in subgraphs(node)}
+
+
 def is_onnx(node: ir.Node, *op_types: str) -> bool:
     """Whether a node is one of these operators of the standard domain."""
     return node.domain in ("", "ai.onnx") and node.op_type in op_types
 
 
 def constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
-    """The tensor of a Constant node, None for other nodes and for values without elements that could be weights."""
+    """The tensor of a Constant node, None for other nodes and for strings."""
     if not is_onnx(node, "Constant"):
         return None
-    attribute = node.attributes.get("value")
-    if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
-        return None
-    tensor: ir.TensorProtocol = attribute.value
-    return tensor
+    for name, dtype in _CONSTANT_VALUES.items():
+        attribute = node.attributes.get(name)
+        if attribute is None or attribute.is_ref():
+            continue
+        if dtype is not None:
+            return ir.Tensor(np.asarray(attribute.value, dtype=dtype), name=node.outputs[0].name)
+        tensor: ir.TensorProtocol = attribute.value
+        return tensor
+    return None
 
 
 def constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
@@ -85,6 +104,31 @@ def integer(node: ir.Node, name: str, default: int) -> int:
     if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.INT:
         return default
     return int(attribute.value)
+
+
+def downstream(node: ir.Node, through: tuple[str, ...], most: int = 8) -> Iterator[ir.Node]:
+    """The nodes that read a node's first output, and what follows those of them that only pass it on.
+
+    Args:
+        node: where to start.
+        through: standard operators that pass it on.
+        most: how many such operators to follow.
+    """
+    waiting = [node]
+    for _ in range(most):
+        if not waiting:
+            return
+        following = [use.node for start in waiting if start.outputs for use in start.outputs[0].uses()]
+        yield from following
+        waiting = [later for later in following if is_onnx(later, *through)]
+
+
+def text(node: ir.Node, name: str, default: str) -> str:
+    """A string attribute or its default."""
+    attribute = node.attributes.get(name)
+    if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.STRING:
+        return default
+    return str(attribute.value)
 
 
 def describe_node(node: ir.Node) -> str:

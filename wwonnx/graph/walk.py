@@ -1,16 +1,22 @@
-"""From a graph to its weights: every input that an operator treats as a weight becomes a layer, or says why not."""
+"""From a graph to its weights: every constant that an operator treats as a weight becomes a layer, or says why not."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from ..layer import Layout, Skipped, Use, WeightLayer
-from .constants import Computed, Constant, ConstantFinder
+from ..layer import Skipped, Use, WeightLayer
+from . import ties
+from .constants import Constant, ConstantFinder, Opaque
+from .folding import FoldingSigns
 from .names import Namer
-from .operators import Operand, operands
-from .traverse import describe_node, nodes
+from .operators import Operand, Reading, Site, Splits, is_known, operands
+from .tensors import FLOATS
+from .traverse import constant_tensor, describe_node, is_onnx, nodes, owners
 
 
 @dataclass(frozen=True)
@@ -20,118 +26,221 @@ class Walk:
     Attributes:
         layers: the weights, in graph order.
         skipped: weight inputs that are no layers, in graph order.
-        became: for each stored tensor that ended in a layer, that layer's id.
+        became: for each stored tensor that ended in layers, their ids.
+        helps: for each scale, zero point or other small tensor that a layer is computed with, that layer's id.
         reasons: for each stored tensor that ended in none although an operator takes it for a weight, why.
         finder: what is constant in the graph.
     """
 
     layers: tuple[WeightLayer, ...]
     skipped: tuple[Skipped, ...]
-    became: dict[ir.Value, int]
+    became: dict[ir.Value, list[int]]
+    helps: dict[ir.Value, int]
     reasons: dict[ir.Value, str]
     finder: ConstantFinder = field(repr=False)
 
 
 @dataclass
-class _Found:
+class Found:
     """A weight while its uses are being collected."""
 
     constant: Constant
     operand: Operand
+    reading: Reading
     node: ir.Node
     uses: list[Use]
+    leaves: dict[ir.Value, None]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the part that is read."""
+        if self.reading.shape is not None:
+            return self.reading.shape
+        if not self.reading.region:
+            return self.constant.shape
+        shape = []
+        for axis, size in enumerate(self.constant.shape):
+            part = self.reading.region[axis] if axis < len(self.reading.region) else slice(None)
+            if isinstance(part, slice):
+                shape.append(len(range(*part.indices(size))))
+        return tuple(shape)
+
+    def read(self) -> NDArray[np.generic]:
+        """The values of the part.
+
+        Raises:
+            WeightError: they can't be read.
+        """
+        array = self.constant.read()
+        part = array[self.reading.region] if self.reading.region else array
+        return part if self.reading.shape is None else part.reshape(self.reading.shape)
+
+    @property
+    def identity(self) -> Hashable:
+        """Equal for the same weight read the same way; a matrix and its transpose have the same spectrum."""
+        layout, shape = self.reading.layout, self.shape
+        region = tuple((part.start, part.stop) if isinstance(part, slice) else part for part in self.reading.region)
+        rows, columns = (tuple(shape[axis] for axis in axes) for axes in (layout.rows, layout.columns))
+        if self.is_matrix and not region:
+            return self.constant.key, tuple(sorted(shape))
+        return self.constant.key, self.constant.transposed, region, layout.stack, rows, columns
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is one matrix, as opposed to a stack of them."""
+        return len(self.shape) == 2 and not self.reading.layout.stack
 
 
-def walk(model: ir.Model) -> Walk:
-    """Find the weights of a model. Nothing of them is read.
+@dataclass
+class _Refused:
+    """A weight input that is no layer."""
 
-    A tensor that several nodes read, transposed or not, is one layer with all its uses.
+    leaves: tuple[ir.Value, ...]
+    reason: str
+    constant: Constant | None
+    node: ir.Node
+
+
+def walk(model: ir.Model, splits: Splits | None = None) -> Walk:
+    """Find the weights of a model.
+
+    A weight that several nodes read, transposed or not, in one tensor or in copies, is one layer with all its uses.
+    Nothing is read but samples of tensors of equal shape, to find the copies.
+
+    Args:
+        model: its functions inlined.
+        splits: what to take apart.
     """
-    finder = ConstantFinder()
-    found: dict[tuple[ir.Value, Layout, tuple[int, ...]], _Found] = {}
-    refused: dict[tuple[ir.Value, str], tuple[Constant | Computed, ir.Node]] = {}
+    finder = ConstantFinder(owners(model), model.opset_imports.get("", 18))
+    found: dict[Hashable, Found] = {}
+    refused: list[_Refused] = []
+    tables: list[Found] = []
     for node in nodes(model.graph):
-        if node.outputs and isinstance(finder.find(node.outputs[0]), (Constant, Computed)):
+        if constant_tensor(node) is not None:
+            continue
+        inside = bool(node.outputs) and finder.find(node.outputs[0]) is not None
+        if inside and not is_onnx(node, "Gather"):
             continue  # a step of a constant expression: what reads its result is the layer
-        for operand in operands(node):
-            value = node.inputs[operand.index] if operand.index < len(node.inputs) else None
-            constant = finder.find(value)
-            if constant is None:
+        for operand in operands(Site(node, finder, splits or Splits())):
+            if operand.refused or isinstance(operand.weight, Opaque):
+                constant = operand.weight if isinstance(operand.weight, Constant) else None
+                if not inside:
+                    refused.append(_Refused(operand.weight.leaves, operand.refused, constant, node))
                 continue
-            reason = _refusal(constant, operand)
-            if reason or not isinstance(constant, Constant):
-                for root in (constant.root,) if isinstance(constant, Constant) else constant.roots:
-                    refused.setdefault((root, reason), (constant, node))
-                continue
-            use = Use(node.op_type, node.name or "", operand.index, operand.layer_type)
-            key = (constant.root, operand.layout, _identity(constant, operand))
-            if key in found:
-                found[key].uses.append(use)
+            for reading in operand.readings:
+                use = Use(node.op_type, node.name or "", operand.index, operand.layer_type)
+                weight = Found(operand.weight, operand, reading, node, [use], dict.fromkeys(operand.weight.leaves))
+                # A lookup at constant indices (positions) is an embedding too, unless its result ends in a weight.
+                if inside:
+                    tables.append(weight)
+                    found[id(weight)] = weight
+                elif weight.identity in found:
+                    found[weight.identity].uses.append(use)
+                    found[weight.identity].leaves.update(weight.leaves)
+                else:
+                    found[weight.identity] = weight
+        if not inside and not is_known(node):
+            refused.extend(_unknown(node, finder))
+    weights = ties.merge(list(_settle_tables(found, tables).values()))
+    return _result(model, finder, weights, refused)
+
+
+def _settle_tables(found: dict[Hashable, Found], tables: list[Found]) -> dict[Hashable, Found]:
+    """Drop tables looked up at constant indices where something else reads them as a weight."""
+    waiting = {id(table) for table in tables}
+    taken = {leaf for identity, weight in found.items() if identity not in waiting for leaf in weight.leaves}
+    settled: dict[Hashable, Found] = {}
+    for identity, weight in found.items():
+        if identity not in waiting:
+            settled[identity] = weight
+        elif weight.constant.root not in taken and weight.is_matrix and min(weight.shape) > 1:
+            if weight.identity in settled:
+                settled[weight.identity].uses.extend(weight.uses)
             else:
-                found[key] = _Found(constant, operand, node, [use])
-
-    namer = Namer(model)
-    layers = tuple(_layer(number, namer, weight) for number, weight in enumerate(found.values(), start=1))
-    became: dict[ir.Value, int] = {}
-    for layer, weight in zip(layers, found.values(), strict=True):
-        became.setdefault(weight.constant.root, layer.layer_id)
-    skipped = tuple(
-        _skip(namer, root, reason, constant, node)
-        for (root, reason), (constant, node) in refused.items()
-        if root not in became
-    )
-    reasons = {root: reason for (root, reason) in refused if root not in became}
-    return Walk(layers, skipped, became, reasons, finder)
+                settled[weight.identity] = weight
+    return settled
 
 
-def _identity(constant: Constant, operand: Operand) -> tuple[int, ...]:
-    """The shape that tells two readings of one tensor apart: a matrix and its transpose are the same layer."""
-    if operand.layout is Layout.MATRIX and constant.transposed_only:
-        return tuple(sorted(constant.shape))
-    return constant.shape
+def _unknown(node: ir.Node, finder: ConstantFinder) -> Iterator[_Refused]:
+    """Matrices that an operator reads of which wwonnx knows nothing."""
+    for value in node.inputs:
+        constant = finder.find(value)
+        if not isinstance(constant, Constant) or len(constant.shape) < 2 or min(constant.shape[-2:]) < 2:
+            continue
+        if constant.dtype in FLOATS or constant.dtype.bitwidth <= 8:
+            reason = f"wwonnx does not know the operator {node.domain}.{node.op_type}"
+            yield _Refused(constant.leaves, reason, constant, node)
 
 
-def _refusal(constant: Constant | Computed, operand: Operand) -> str:
-    """Why a constant at a weight input is no layer; empty where it is one."""
-    if operand.refused:
-        return operand.refused
-    if isinstance(constant, Computed):
-        return constant.reason
-    if not constant.is_float:
-        return (
-            f"elements are {constant.stored.name.lower()}, not floating point: a table of integers is no trained weight"
+def _result(model: ir.Model, finder: ConstantFinder, weights: list[Found], refused: list[_Refused]) -> Walk:
+    namer, signs = Namer(model), FoldingSigns(model)
+    layers: list[WeightLayer] = []
+    became: dict[ir.Value, list[int]] = {}
+    helps: dict[ir.Value, int] = {}
+    for number, weight in enumerate(weights, start=1):
+        constant, operand = weight.constant, weight.operand
+        layers.append(
+            WeightLayer(
+                layer_id=number,
+                name=namer.name(constant.root, weight.node, operand.role, weight.reading.suffix),
+                longname=constant.root.name or "",
+                shape=weight.shape,
+                dtype=constant.stored.name.lower(),
+                uses=tuple(weight.uses),
+                layout=weight.reading.layout,
+                eps=constant.eps,
+                depthwise=weight.reading.depthwise,
+                folded=signs.folded(constant.root, weight.node),
+                read=weight.read,
+            )
         )
-    try:
-        operand.layout.shape(constant.shape)
-    except ValueError as error:
-        return str(error)
-    return ""
+        for leaf in weight.leaves:
+            if _holds_values(leaf, constant):
+                became.setdefault(leaf, []).append(number)
+            else:
+                helps.setdefault(leaf, number)
+    open_ = [refusal for refusal in refused if not any(leaf in became for leaf in refusal.leaves)]
+    reasons = {leaf: refusal.reason for refusal in reversed(open_) for leaf in refusal.leaves}
+    return Walk(tuple(layers), tuple(_skips(namer, open_)), became, helps, reasons, finder)
 
 
-def _layer(layer_id: int, namer: Namer, weight: _Found) -> WeightLayer:
-    constant = weight.constant
-    return WeightLayer(
-        layer_id=layer_id,
-        name=namer.name(constant.root, weight.node),
-        longname=constant.root.name or "",
-        shape=constant.shape,
-        dtype=constant.stored.name.lower(),
-        uses=tuple(weight.uses),
-        layout=weight.operand.layout,
-        eps=constant.eps,
-        read=constant.read,
-    )
+def _holds_values(leaf: ir.Value, constant: Constant) -> bool:
+    """Whether a leaf holds the weight's values, as opposed to its scales, its zero points or indices."""
+    if leaf is constant.root:
+        return True
+    tensor = leaf.const_value
+    if tensor is None:
+        node = leaf.producer()
+        tensor = constant_tensor(node) if node is not None else None
+    return tensor is not None and tensor.dtype == constant.stored and len(tensor.shape) >= 2 and tensor.dtype in FLOATS
 
 
-def _skip(namer: Namer, root: ir.Value, reason: str, constant: Constant | Computed, node: ir.Node) -> Skipped:
-    known = constant if isinstance(constant, Constant) else None
-    shape = known.shape if known is not None else tuple(root.shape.numpy()) if root.shape is not None else ()
-    dtype = known.stored if known is not None else root.dtype
-    return Skipped(
-        name=namer.guess(root, node),
-        longname=root.name or "",
-        shape=tuple(int(n) for n in shape),
-        dtype=dtype.name.lower() if dtype is not None else "unknown",
-        op_type=describe_node(node),
-        reason=reason,
-    )
+def _skips(namer: Namer, refused: list[_Refused]) -> Iterator[Skipped]:
+    """One entry per refused weight, however many nodes read it."""
+    seen: set[Hashable] = set()
+    for refusal in refused:
+        constant = refusal.constant
+        root = constant.root if constant is not None else max(refusal.leaves, key=_size)
+        if (root, refusal.reason) in seen:
+            continue
+        seen.add((root, refusal.reason))
+        shape = (
+            constant.shape if constant is not None else tuple(int(n) for n in root.shape.numpy()) if root.shape else ()
+        )
+        dtype = constant.stored if constant is not None else root.dtype
+        yield Skipped(
+            name=namer.guess(root, refusal.node),
+            longname=root.name or "",
+            shape=shape,
+            dtype=dtype.name.lower() if dtype is not None else "unknown",
+            op_type=describe_node(refusal.node),
+            reason=refusal.reason,
+        )
+
+
+def _size(value: ir.Value) -> int:
+    tensor = value.const_value
+    node = value.producer()
+    if tensor is None and node is not None:
+        tensor = constant_tensor(node)
+    return tensor.size if tensor is not None else 0

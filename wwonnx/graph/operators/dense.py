@@ -1,17 +1,90 @@
-"""Matrix products: Linear, Dense and fully connected layers."""
+"""Matrix products: Linear, Dense and fully connected layers, packed projections among them."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 
-import onnx_ir as ir
+from ...layer import LAYER_TYPE, Layout
+from ..traverse import downstream, integer, integers, is_onnx, text
+from .base import MICROSOFT, Operand, Reading, Site, operator, read_matrix, readings
 
-from ...layer import LAYER_TYPE
-from . import Operand, operator
+#: Names of weights that hold query, key and value side by side.
+_PACKED = re.compile(r"(in_proj|qkv|c_attn|query_key_value)", re.IGNORECASE)
 
 
 @operator("Gemm", "MatMul")
-def matrix_product(node: ir.Node) -> Iterator[Operand]:
+@operator("FusedMatMul", "TransposeMatMul", "FusedGemm", "GemmFastGelu", domain=MICROSOFT)
+def matrix_product(site: Site) -> Iterator[Operand]:
     """Either factor may be the weight: exporters write x W and W x. Gemm's third input is the bias."""
-    yield Operand(0, LAYER_TYPE.DENSE)
-    yield Operand(1, LAYER_TYPE.DENSE)
+    yield from site.operand(0, LAYER_TYPE.DENSE, read_matrix)
+    yield from site.operand(1, LAYER_TYPE.DENSE, lambda shape: read_projection(site, shape))
+
+
+def read_projection(site: Site, shape: tuple[int, ...]) -> list[Reading]:
+    """A matrix, or the three in a packed query, key and value projection where they are to be split."""
+    whole = read_matrix(shape)
+    if not site.splits.qkv or len(whole) != 1 or whole[0].suffix:
+        return whole
+    rows, columns = shape[-2:]
+    outputs_first = integer(site.node, "transB", 0) == 1
+    sizes = _qkv_sizes(site, rows if outputs_first else columns)
+    return split_columns(sizes, outputs_first, lead=len(shape) - 2) if sizes else whole
+
+
+def split_columns(sizes: tuple[int, ...], outputs_first: bool, lead: int = 0) -> list[Reading]:
+    """The q, k and v parts of a packed projection."""
+    parts: list[Reading] = []
+    start = 0
+    for letter, size in zip("qkv", sizes, strict=True):
+        part = slice(start, start + size)
+        start += size
+        parts.append(
+            Reading(suffix=f".{letter}", region=(0,) * lead + ((part,) if outputs_first else (slice(None), part)))
+        )
+    return parts
+
+
+def _qkv_sizes(site: Site, outputs: int) -> tuple[int, ...]:
+    """Widths of q, k and v: from the Split that takes them apart, or thirds where the name says so; else nothing."""
+    for node in downstream(site.node, through=("Add", "Identity", "Cast")):
+        if is_onnx(node, "Split") and len(node.outputs) == 3:
+            sizes = integers(node, "split")
+            given = site.finder.constant(node, 1)
+            if given is not None and given.shape == (3,):
+                sizes = tuple(int(n) for n in given.read())
+            sizes = sizes or (outputs // 3,) * 3
+            return sizes if sum(sizes) == outputs else ()
+    weight = site.constant(1)
+    scopes = site.node.metadata_props.get("pkg.torch.onnx.fx_node", "")
+    name = f"{weight.root.name if weight else ''} {site.node.name} {scopes}"
+    return (outputs // 3,) * 3 if outputs % 3 == 0 and _PACKED.search(name) else ()
+
+
+@operator("Einsum")
+def einsum(site: Site) -> Iterator[Operand]:
+    """A constant operand is a map from the indices that it contracts to those that it adds.
+
+    Indices that it shares with both the other operand and the result count its matrices.
+    """
+    equation = text(site.node, "equation", "").replace(" ", "")
+    if "->" not in equation or len(site.node.inputs) != 2:
+        return
+    sources, result = equation.split("->")
+    terms = sources.split(",")
+    for index, term in enumerate(terms):
+        layout = _einsum_layout(term, terms[1 - index], result)
+        if layout is not None:
+            yield from site.operand(index, LAYER_TYPE.DENSE, readings(Reading(layout)))
+
+
+def _einsum_layout(term: str, other: str, result: str) -> Layout | None:
+    if "." in term or max(Counter(term).values(), default=2) > 1:
+        return None
+    contracted = tuple(axis for axis, letter in enumerate(term) if letter in other and letter not in result)
+    added = tuple(axis for axis, letter in enumerate(term) if letter in result and letter not in other)
+    shared = tuple(axis for axis, letter in enumerate(term) if letter in result and letter in other)
+    if not contracted or not added or len(contracted) + len(added) + len(shared) != len(term):
+        return None
+    return Layout(shared, contracted, added)

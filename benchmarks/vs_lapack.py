@@ -1,0 +1,84 @@
+"""wwonnx over the bare work of LAPACK on the same matrices, in one process, in turn; and where its time goes.
+
+Bare is what no analysis can do without: for each matrix a float64 copy, the smaller Gram matrix and its eigenvalues,
+one after the other with numpy's own choice of BLAS threads. wwonnx is `wwonnx.analyze(path)`, from file to table.
+
+python -m benchmarks.vs_lapack
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import wwonnx
+from wwonnx.execute import local
+from wwonnx.graph.source import open_model
+from wwonnx.graph.walk import Walk, walk
+from wwonnx.spectral.esd import spectrum
+
+from .timing import alternate, machine, median_of
+from .weights import SETS, Array32, weight_set, write_onnx
+
+_DEFAULT_SETS = ("resnet56", "minilm", "square768", "mlp768", "square4096")
+
+
+def main() -> None:
+    """Print one line per set."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.vs_lapack", description=__doc__)
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=_DEFAULT_SETS)
+    parser.add_argument("--repeats", type=int, help="runs of each (default: 5, for square4096 3)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    compare("tiny", args.seed, repeats=1)  # imports, thread pools: not timed
+    print(machine())
+    print(f"{'':<45}| where the time of wwonnx goes, s")
+    header = f"{'set':<12}{'layers':>7}{'bare, s':>9}{'wwonnx, s':>10}{'ratio':>7}"
+    print(f"{header}|{'open, walk':>11}{'spectra':>9}{'rest':>8}")
+    for name in args.sets:
+        print(compare(name, args.seed, args.repeats or (3 if name == "square4096" else 5)), flush=True)
+
+
+def compare(name: str, seed: int, repeats: int) -> str:
+    """Time both on one set of weights, then the stages of wwonnx; one line of the table."""
+    weights = weight_set(name, seed)
+    matrices = [matrix for weight in weights for matrix in weight.matrices()]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"{name}.onnx")
+        write_onnx(weights, path)
+        bare, ours = alternate(lambda: bare_lapack(matrices), lambda: wwonnx.analyze(path), repeats)
+        opening = median_of(lambda: open_and_walk(path), repeats)
+        found = open_and_walk(path)
+        spectra = median_of(lambda: spectra_alone(found), repeats)
+    return (
+        f"{name:<12}{len(weights):>7}{bare.median:>9.4f}{ours.median:>10.4f}{ours.median / bare.median:>7.2f}"
+        f"|{opening:>11.4f}{spectra:>9.4f}{ours.median - opening - spectra:>8.4f}"
+        f"   spread {bare.spread:.2f}, {ours.spread:.2f}"
+    )
+
+
+def bare_lapack(matrices: Sequence[Array32]) -> None:
+    """Eigenvalues of the smaller Gram matrix of each, in float64."""
+    for matrix in matrices:
+        exact = matrix.astype(np.float64)
+        tall = exact if exact.shape[0] >= exact.shape[1] else exact.T
+        np.linalg.eigvalsh(tall.T @ tall)
+
+
+def open_and_walk(path: Path) -> Walk:
+    """From the file to its layers, none of them read."""
+    return walk(open_model(path).model)
+
+
+def spectra_alone(found: Walk) -> None:
+    """The eigenvalues of every layer as wwonnx schedules them: the weights are read, nothing is fitted."""
+    local.run(found.layers, lambda layer: spectrum(layer.matrices, layer.eps))
+
+
+if __name__ == "__main__":
+    main()
