@@ -41,6 +41,17 @@ def columns(options: Options) -> list[str]:
     return [column for column in COLUMNS if column not in left_out]
 
 
+def folding_note(folded: int, layers: int) -> str:
+    """What it means that BatchNormalizations were folded into weights, and what to do; empty where none were."""
+    if not folded:
+        return ""
+    return (
+        f"{folded} of {layers} layers have a BatchNormalization folded into their weights: their metrics are not those "
+        "of the weights that were trained. Export again without folding, from PyTorch with "
+        "torch.onnx.export(model.eval(), args, path, dynamo=True, optimize=False)."
+    )
+
+
 def num_evals(layer: WeightLayer, options: Options) -> int:
     """How many eigenvalues each row of a layer stands for."""
     return layer.M * layer.rf if options.pool else layer.M

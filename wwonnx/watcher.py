@@ -60,6 +60,7 @@ class WeightWatcher:
         self._walk: tuple[Splits, Walk] | None = None
         self._options = Options()
         self._details: pd.DataFrame | None = None
+        self._note = ""
         self._skipped: pd.DataFrame | None = None
         if model is not None:
             self._open(model)
@@ -139,6 +140,9 @@ class WeightWatcher:
             rows = local.run(chosen, lambda layer: analysis.analyze_layer(layer, options), report)
         details: pd.DataFrame = pd.DataFrame([row for some in rows for row in some], columns=analysis.columns(options))
         self._details = details
+        self._note = analysis.folding_note(sum(layer.folded for layer in chosen), len(chosen))
+        if self._note:
+            logger.warning(self._note)
         return details
 
     def describe(
@@ -238,10 +242,13 @@ class WeightWatcher:
 
         Returns:
             Means of log_norm, alpha, alpha_weighted, log_alpha_norm, log_spectral_norm, stable_rank, and of mp_softrank
-            where it was fitted. NaN where no row has a value.
+            where it was fitted. NaN where no row has a value. Where BatchNormalizations were folded into weights,
+            `folded` counts the rows of such layers.
         """
         details = self.get_details() if details is None else details
-        return {metric: float(details[metric].mean()) for metric in SUMMARY if metric in details.columns}
+        summary = {metric: float(details[metric].mean()) for metric in SUMMARY if metric in details.columns}
+        folded = int(details["folded"].sum()) if "folded" in details.columns else 0
+        return summary | ({"folded": folded} if folded else {})
 
     def get_skipped(self) -> pd.DataFrame:
         """The weights that the last `analyze` or `describe` left out.
@@ -252,6 +259,10 @@ class WeightWatcher:
         if self._skipped is None:
             raise WwonnxError("nothing was left out yet: call analyze() or describe() first")
         return self._skipped
+
+    def get_note(self) -> str:
+        """What to know of the last analysis as a whole, in a sentence or two: folded BatchNormalizations. Often empty."""
+        return self._note
 
     def get_ESD(
         self,

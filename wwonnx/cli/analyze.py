@@ -43,8 +43,10 @@ def command(
             tables.print_details(console, details)
             tables.print_summary(console, summary)
             tables.print_skipped(console, skipped)
+            tables.print_note(console, note)
 
-        extra = {"summary": summary, "skipped": skipped.to_dict("records")}
+        note = watcher.get_note()
+        extra = {"summary": summary, "notes": [note] if note else [], "skipped": skipped.to_dict("records")}
         return Result(model, watcher.sha256(), details, extra, show)
 
     return over_models("analyze", models, examine, options, format_, output)

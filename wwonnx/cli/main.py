@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from typing import Any
@@ -52,6 +53,8 @@ def run(arguments: list[str] | None = None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    # What the library logs for those who call it, the commands print themselves.
+    logging.getLogger("wwonnx").addHandler(logging.NullHandler())
     try:
         result: Any = cli.main(arguments, prog_name="wwonnx", standalone_mode=False)
         sys.stdout.flush()

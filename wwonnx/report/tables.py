@@ -60,13 +60,19 @@ _LEAST = {"name": 14, "status": 12, "ops": 8, "outcome": 16, "reason": 16, "long
 
 def print_details(console: Console, details: pd.DataFrame) -> None:
     """One line per layer; what is wrong with it stands in the column without a heading."""
+    if details.empty:
+        console.print("no layer was analysed", markup=False, highlight=False)
+        return
     frame = details.assign(status=[_verdict(row) for row in details.to_dict("records")])
     _print(console, frame, _DETAILS, _style_of_verdict)
 
 
 def print_summary(console: Console, summary: Mapping[str, float]) -> None:
-    """The means, on as few lines as they need."""
-    parts = [f"{name} {_number(value)}" for name, value in summary.items()]
+    """The means, on as few lines as they need; nothing where nothing was analysed."""
+    means = {name: value for name, value in summary.items() if name != "folded"}
+    if all(math.isnan(value) for value in means.values()):
+        return
+    parts = [f"{name} {_number(value)}" for name, value in means.items()]
     console.print("mean: " + ", ".join(parts), markup=False, highlight=False)
 
 
@@ -88,6 +94,12 @@ def print_skipped(console: Console, skipped: pd.DataFrame) -> None:
         weights = "weight is" if len(skipped) == 1 else "weights are"
         console.print(f"{len(skipped)} {weights} not analysed:", markup=False, highlight=False)
         _print(console, skipped, _SKIPPED)
+
+
+def print_note(console: Console, note: str) -> None:
+    """What to know of the model as a whole."""
+    if note:
+        console.print("Note: " + note, markup=False, highlight=False, style="yellow")
 
 
 def share(inventory: pd.DataFrame) -> str:
