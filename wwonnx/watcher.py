@@ -261,7 +261,7 @@ class WeightWatcher:
         return self._skipped
 
     def get_note(self) -> str:
-        """What to know of the last analysis as a whole, in a sentence or two: folded BatchNormalizations. Often empty."""
+        """What to know of the last analysis as a whole, such as folded BatchNormalizations; often empty."""
         return self._note
 
     def get_ESD(
