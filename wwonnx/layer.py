@@ -41,6 +41,8 @@ CONVOLUTIONS = (
 class Layout:
     """How the axes of a weight read as matrices: which count the matrices, which the rows, which the columns.
 
+    Rows are outputs and columns inputs, so that a weight is the same matrix however an exporter stored it.
+
     Attributes:
         stack: axes over which there is one matrix each, such as the kernel positions of a convolution.
         rows, columns: axes of each matrix; several are flattened together.
@@ -63,8 +65,10 @@ class Layout:
         return stacked
 
 
-#: A plain matrix.
+#: A matrix of (outputs, inputs), as Gemm with transB and recurrent weights have it.
 MATRIX = Layout((), (0,), (1,))
+#: A matrix of (inputs, outputs), as MatMul has it.
+TRANSPOSED = Layout((), (1,), (0,))
 
 
 def kernel_layout(dimensions: int) -> Layout:
@@ -99,6 +103,7 @@ class WeightLayer:
             one.
         depthwise: whether each channel has a kernel of its own: then the matrices are single columns.
         read: gives the values, dequantised, of that shape.
+        read_bias: gives the bias that goes with the weight, shape (outputs,); None where it has none.
     """
 
     layer_id: int
@@ -112,6 +117,7 @@ class WeightLayer:
     folded: bool
     depthwise: bool
     read: Callable[[], NDArray[Any]] = field(repr=False, compare=False)
+    read_bias: Callable[[], NDArray[Any]] | None = field(default=None, repr=False, compare=False)
 
     @property
     def layer_type(self) -> LAYER_TYPE:
@@ -142,6 +148,11 @@ class WeightLayer:
         return self.layout.shape(self.shape)[0]
 
     @property
+    def matrix_shape(self) -> tuple[int, int, int]:
+        """(matrices, outputs, inputs)."""
+        return self.layout.shape(self.shape)
+
+    @property
     def is_convolution(self) -> bool:
         """Whether conv2d_norm and pooling apply."""
         return bool(self.layer_type & CONVOLUTIONS)
@@ -152,7 +163,7 @@ class WeightLayer:
         return math.prod(self.shape)
 
     def matrices(self) -> NDArray[Any]:
-        """The weight as it is stored, shape (rf, rows, columns), in the stored element type.
+        """The weight, shape (rf, outputs, inputs), in the stored element type, dequantised where that is a code.
 
         External data is memory-mapped: nothing is read before the values are touched, and the map goes with the array.
 

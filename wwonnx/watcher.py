@@ -260,6 +260,36 @@ class WeightWatcher:
             raise WwonnxError("nothing was left out yet: call analyze() or describe() first")
         return self._skipped
 
+    def distances(
+        self,
+        model_1: ModelLike,
+        model_2: ModelLike,
+        method: str = "raw",
+        layers: LayerFilter = None,
+    ) -> tuple[float, float, pd.DataFrame]:
+        """How far the layers of two models are from each other.
+
+        Layers are matched by name, what is left by order and shape.
+
+        Args:
+            model_1, model_2: as in `analyze`; this object's own model stays.
+            method: "raw", |W_1 - W_2|_F of the whole weights; "euclidean", its mean over a convolution's matrices;
+                "cka", the centred kernel alignment, 1 for equal spaces.
+            layers: of the first model.
+
+        Returns:
+            The means of delta_W and of delta_b, and one row per pair and per layer without a partner.
+
+        Raises:
+            OptionError: there is no such method or layer.
+            ModelError: a model can't be opened.
+        """
+        from . import comparison
+
+        first, second = (WeightWatcher(model)._walked(Options()).layers for model in (model_1, model_2))
+        frame = comparison.compare_layers(filters.select(first, layers), second, method)
+        return float(frame["delta_W"].mean()), float(frame["delta_b"].mean()), frame
+
     def get_note(self) -> str:
         """What to know of the last analysis as a whole, such as folded BatchNormalizations; often empty."""
         return self._note
@@ -298,7 +328,7 @@ class WeightWatcher:
         return result.pooled if pool else result.eigenvalues
 
     def get_weights(self, model: ModelLike | None = None, layer: int | str | None = None) -> list[NDArray[Any]]:
-        """The matrices of one layer as they are stored: one, or one (out x in/groups) per kernel position.
+        """The matrices of one layer, (outputs, inputs) each: one, or one per kernel position.
 
         Args:
             model: take the layer from this model from now on.

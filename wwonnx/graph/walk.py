@@ -192,6 +192,7 @@ def _result(model: ir.Model, finder: ConstantFinder, weights: list[Found], refus
                 depthwise=weight.reading.depthwise,
                 folded=signs.folded(constant.root, weight.node),
                 read=weight.read,
+                read_bias=operand.bias.read if operand.bias is not None else None,
             )
         )
         for leaf in weight.leaves:

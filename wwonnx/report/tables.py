@@ -52,10 +52,22 @@ _INVENTORY = {
     "outcome": "layer, or why not",
     "bytes": "bytes",
 }
+_DISTANCES = {
+    "layer_id": "id",
+    "name": "name",
+    "delta_W": "delta_W",
+    "status": "",
+    "relative": "relative",
+    "delta_b": "delta_b",
+    "weight_dtype_2": "type",
+    "N": "N",
+    "M": "M",
+    "name_2": "name in the second",
+}
 _SKIPPED = {"name": "name", "shape": "shape", "op_type": "read by", "reason": "reason"}
 #: Columns of words, which may wrap; numbers never do.
-_WORDS = {"name", "status", "ops", "outcome", "reason", "longname", "op_type", "layer_type", "dtype"}
-_LEAST = {"name": 14, "status": 12, "ops": 8, "outcome": 16, "reason": 16, "longname": 10, "op_type": 10}
+_WORDS = {"name", "status", "ops", "outcome", "reason", "longname", "op_type", "layer_type", "dtype", "name_2"}
+_LEAST = {"name": 14, "status": 12, "ops": 8, "outcome": 16, "reason": 16, "longname": 10, "op_type": 10, "name_2": 10}
 
 
 def print_details(console: Console, details: pd.DataFrame) -> None:
@@ -79,6 +91,16 @@ def print_summary(console: Console, summary: Mapping[str, float]) -> None:
 def print_description(console: Console, description: pd.DataFrame) -> None:
     """One line per layer."""
     _print(console, description, _DESCRIBE)
+
+
+def print_distances(console: Console, distances: pd.DataFrame) -> None:
+    """One line per pair of layers; those without a partner say so."""
+    frame = distances.assign(
+        status=[f"{row['status']}: {row['reason']}" if row["reason"] else "" for row in distances.to_dict("records")],
+        name=distances["name"].fillna(""),
+        name_2=distances["name_2"].fillna(""),
+    )
+    _print(console, frame, _DISTANCES)
 
 
 def print_inventory(console: Console, inventory: pd.DataFrame) -> None:

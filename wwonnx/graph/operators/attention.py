@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ...layer import LAYER_TYPE
 from ..traverse import integers
-from .base import MICROSOFT, Operand, Reading, Site, operator, read_matrix
+from .base import MICROSOFT, Operand, Reading, Site, operator, read_inputs_first
 from .dense import split_columns
 from .quantized import dequantized
 
@@ -17,7 +17,7 @@ def _read_packed(site: Site, shape: tuple[int, ...]) -> list[Reading]:
     Raises:
         ValueError: it is no matrix.
     """
-    whole = read_matrix(shape)
+    whole = read_inputs_first(shape)
     if not site.splits.qkv or len(shape) != 2:
         return whole
     sizes = integers(site.node, "qkv_hidden_sizes") or (shape[1] // 3,) * 3
@@ -42,8 +42,8 @@ def quantized_attention(site: Site) -> Iterator[Operand]:
 @operator("DecoderAttention", domain=MICROSOFT)
 def decoder_attention(site: Site) -> Iterator[Operand]:
     """Query projection at input 2, key and value side by side at 3."""
-    yield from site.operand(2, LAYER_TYPE.ATTENTION, read_matrix, role="q")
-    yield from site.operand(3, LAYER_TYPE.ATTENTION, read_matrix, role="kv")
+    yield from site.operand(2, LAYER_TYPE.ATTENTION, read_inputs_first, role="q")
+    yield from site.operand(3, LAYER_TYPE.ATTENTION, read_inputs_first, role="kv")
 
 
 @operator(

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
-from ...layer import LAYER_TYPE, MATRIX, Layout
+from ...layer import LAYER_TYPE, MATRIX, TRANSPOSED, Layout
 from ..constants import Constant, ConstantFinder, Opaque
 
 #: More matrices than that in one tensor are no experts: something else is stacked there.
@@ -61,6 +61,7 @@ class Operand:
         readings: the layers in it.
         refused: why it is no layer; empty where it is one.
         role: what to call it where its tensor has no name of its own, `W`.
+        bias: the bias that goes with it, a vector.
     """
 
     index: int
@@ -69,6 +70,7 @@ class Operand:
     readings: tuple[Reading, ...] = ()
     refused: str = ""
     role: str = ""
+    bias: Constant | None = None
 
 
 Reader: TypeAlias = Callable[[tuple[int, ...]], "list[Reading]"]
@@ -94,6 +96,7 @@ class Site:
         *,
         weight: Constant | Opaque | None = None,
         role: str = "",
+        bias: Constant | None = None,
     ) -> Iterator[Operand]:
         """The operand at an input, nothing where that is an activation or a vector.
 
@@ -103,6 +106,7 @@ class Site:
             read: gives the readings for a shape; raises ValueError with the reason where that can't be.
             weight: what the input stands for, where that is not simply its constant (a quantised weight).
             role: its name where the tensor has none.
+            bias: the bias that goes with it.
         """
         if weight is None:
             weight = self.finder.find(self.node.inputs[index]) if index < len(self.node.inputs) else None
@@ -119,7 +123,7 @@ class Site:
                 readings = read(weight.shape)
             except ValueError as error:
                 refused = str(error)
-        yield Operand(index, weight, layer_type, tuple(readings), refused, role)
+        yield Operand(index, weight, layer_type, tuple(readings), refused, role, bias)
 
     def refuse(self, index: int, layer_type: LAYER_TYPE, reason: str) -> Iterator[Operand]:
         """A weight that this version can't read."""
@@ -161,8 +165,12 @@ def operands(site: Site) -> Iterator[Operand]:
     return handler(site) if handler else iter(())
 
 
-def read_matrix(shape: tuple[int, ...]) -> list[Reading]:
-    """A matrix; of a stack of them, (n, rows, columns), each is a layer of its own.
+def read_matrix(shape: tuple[int, ...], layout: Layout = MATRIX) -> list[Reading]:
+    """A matrix of (outputs, inputs); of a stack of them, (n, outputs, inputs), each is a layer of its own.
+
+    Args:
+        shape: of the weight.
+        layout: MATRIX, or TRANSPOSED for (inputs, outputs).
 
     Raises:
         ValueError: there are too many.
@@ -170,12 +178,21 @@ def read_matrix(shape: tuple[int, ...]) -> list[Reading]:
     lead = shape[:-2]
     count = math.prod(lead)
     if len(shape) == 2:
-        return [Reading()]
+        return [Reading(layout)]
     if count == 1:
-        return [Reading(shape=shape[-2:])]
+        return [Reading(layout, shape=shape[-2:])]
     if count > _MOST_MATRICES or len(lead) > 1:
         raise ValueError(f"a matrix or a stack of matrices was expected, this has shape {list(shape)}")
-    return [Reading(suffix=f".{index}", region=(index,)) for index in range(count)]
+    return [Reading(layout, suffix=f".{index}", region=(index,)) for index in range(count)]
+
+
+def read_inputs_first(shape: tuple[int, ...]) -> list[Reading]:
+    """As `read_matrix`, for (inputs, outputs).
+
+    Raises:
+        ValueError: there are too many.
+    """
+    return read_matrix(shape, TRANSPOSED)
 
 
 def readings(*some: Reading) -> Reader:

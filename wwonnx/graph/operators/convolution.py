@@ -29,11 +29,15 @@ def read_kernel(site: Site, shape: tuple[int, ...]) -> list[Reading]:
     if len(shape) < 3:
         raise ValueError(f"a kernel needs 3 or more dimensions, this has shape {list(shape)}")
     group = integer(site.node, "group", 1)
+    layout = kernel_layout(len(shape) - 2)
+    if "Transpose" in site.node.op_type:  # inputs come first
+        layout = Layout(layout.stack, layout.columns, layout.rows)
     depthwise = group > 1 and shape[1] == 1
     if not site.splits.groups or depthwise or group <= 1 or shape[0] % group:
-        return [Reading(kernel_layout(len(shape) - 2), depthwise=depthwise)]
+        return [Reading(layout, depthwise=depthwise)]
     split = (group, shape[0] // group, *shape[1:])
-    return [Reading(Layout((0, *range(3, len(split))), (1,), (2,)), shape=split)]
+    stack, rows, columns = (tuple(axis + 1 for axis in axes) for axes in (layout.stack, layout.rows, layout.columns))
+    return [Reading(Layout((0, *stack), rows, columns), shape=split)]
 
 
 def _rank(site: Site, index: int) -> int:
@@ -45,14 +49,14 @@ def _rank(site: Site, index: int) -> int:
 @operator("FusedConv", domain=MICROSOFT)
 def convolution(site: Site) -> Iterator[Operand]:
     """W is (out, in / group, k1, ..., kd)."""
-    yield from site.operand(1, kind(_rank(site, 1)), partial(read_kernel, site))
+    yield from site.operand(1, kind(_rank(site, 1)), partial(read_kernel, site), bias=site.constant(2))
 
 
 @operator("ConvTranspose")
 @operator("ConvTransposeWithDynamicPads", domain=MICROSOFT)
 def transposed_convolution(site: Site) -> Iterator[Operand]:
     """W is (in, out / group, k1, ..., kd); which of the two comes first makes no difference to a spectrum."""
-    yield from site.operand(1, LAYER_TYPE.CONV_TRANSPOSE, partial(read_kernel, site))
+    yield from site.operand(1, LAYER_TYPE.CONV_TRANSPOSE, partial(read_kernel, site), bias=site.constant(2))
 
 
 @operator("NhwcConv", "NhwcFusedConv", domain=MICROSOFT)

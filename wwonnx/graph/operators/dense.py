@@ -6,9 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from ...layer import LAYER_TYPE, Layout
+from ...layer import LAYER_TYPE, MATRIX, TRANSPOSED, Layout
+from ..constants import Constant
 from ..traverse import downstream, integer, integers, is_onnx, text
-from .base import MICROSOFT, Operand, Reading, Site, operator, read_matrix, readings
+from .base import MICROSOFT, Operand, Reading, Site, operator, read_inputs_first, read_matrix, readings
 
 #: Names of weights that hold query, key and value side by side.
 _PACKED = re.compile(r"(in_proj|qkv|c_attn|query_key_value)", re.IGNORECASE)
@@ -18,17 +19,32 @@ _PACKED = re.compile(r"(in_proj|qkv|c_attn|query_key_value)", re.IGNORECASE)
 @operator("FusedMatMul", "TransposeMatMul", "FusedGemm", "GemmFastGelu", domain=MICROSOFT)
 def matrix_product(site: Site) -> Iterator[Operand]:
     """Either factor may be the weight: exporters write x W and W x. Gemm's third input is the bias."""
-    yield from site.operand(0, LAYER_TYPE.DENSE, read_matrix)
-    yield from site.operand(1, LAYER_TYPE.DENSE, lambda shape: read_projection(site, shape))
+    bias = site.constant(2) if site.node.op_type == "Gemm" else added_bias(site)
+    left = read_inputs_first if _flag(site, "transA") else read_matrix
+    yield from site.operand(0, LAYER_TYPE.DENSE, left, bias=bias)
+    yield from site.operand(1, LAYER_TYPE.DENSE, lambda shape: read_projection(site, shape), bias=bias)
+
+
+def _flag(site: Site, name: str) -> bool:
+    return integer(site.node, name, 0) == 1
+
+
+def added_bias(site: Site) -> Constant | None:
+    """The vector that the next node adds to a product."""
+    for node in downstream(site.node, through=("Cast",)):
+        if is_onnx(node, "Add") and len(node.inputs) == 2:
+            vectors = [site.finder.constant(node, index) for index in (0, 1)]
+            return next((vector for vector in vectors if vector is not None and len(vector.shape) == 1), None)
+    return None
 
 
 def read_projection(site: Site, shape: tuple[int, ...]) -> list[Reading]:
     """A matrix, or the three in a packed query, key and value projection where they are to be split."""
-    whole = read_matrix(shape)
+    outputs_first = _flag(site, "transB")
+    whole = read_matrix(shape) if outputs_first else read_inputs_first(shape)
     if not site.splits.qkv or len(whole) != 1 or whole[0].suffix:
         return whole
     rows, columns = shape[-2:]
-    outputs_first = integer(site.node, "transB", 0) == 1
     sizes = _qkv_sizes(site, rows if outputs_first else columns)
     return split_columns(sizes, outputs_first, lead=len(shape) - 2) if sizes else whole
 
@@ -40,9 +56,9 @@ def split_columns(sizes: tuple[int, ...], outputs_first: bool, lead: int = 0) ->
     for letter, size in zip("qkv", sizes, strict=True):
         part = slice(start, start + size)
         start += size
-        parts.append(
-            Reading(suffix=f".{letter}", region=(0,) * lead + ((part,) if outputs_first else (slice(None), part)))
-        )
+        region = (part,) if outputs_first else (slice(None), part)
+        layout = MATRIX if outputs_first else TRANSPOSED
+        parts.append(Reading(layout, suffix=f".{letter}", region=(0,) * lead + region))
     return parts
 
 
@@ -87,4 +103,4 @@ def _einsum_layout(term: str, other: str, result: str) -> Layout | None:
     shared = tuple(axis for axis, letter in enumerate(term) if letter in result and letter in other)
     if not contracted or not added or len(contracted) + len(added) + len(shared) != len(term):
         return None
-    return Layout(shared, contracted, added)
+    return Layout(shared, added, contracted)

@@ -14,7 +14,7 @@ from ...layer import LAYER_TYPE
 from ..constants import Constant, Opaque
 from ..quantization import dequantize, n_bits
 from ..traverse import downstream, integer, is_onnx
-from .base import MICROSOFT, Operand, Reading, Site, operator, read_matrix
+from .base import MICROSOFT, Operand, Reading, Site, operator, read_inputs_first, read_matrix
 from .convolution import kind, read_kernel
 
 
@@ -63,40 +63,40 @@ def qlinear_convolution(site: Site) -> Iterator[Operand]:
 @operator("QLinearMatMul")
 def qlinear_matmul(site: Site) -> Iterator[Operand]:
     """A, scale, zero point; B, scale, zero point. Scales are per row of A or per column of B."""
-    for codes, axis in ((0, -2), (3, -1)):
+    for codes, axis, read in ((0, -2, read_matrix), (3, -1, read_inputs_first)):
         weight = dequantized(site, codes, codes + 1, codes + 2, axis)
         if weight is not None and site.constant(codes) is not None:
-            yield from site.operand(codes, LAYER_TYPE.DENSE, read_matrix, weight=weight)
+            yield from site.operand(codes, LAYER_TYPE.DENSE, read, weight=weight)
 
 
 @operator("QGemm", domain=MICROSOFT)
 def q_gemm(site: Site) -> Iterator[Operand]:
     """B, scale and zero point at 3 to 5; scales are per output, the first axis where B is transposed."""
-    axis = 0 if integer(site.node, "transB", 0) else 1
-    yield from site.operand(3, LAYER_TYPE.DENSE, read_matrix, weight=dequantized(site, 3, 4, 5, axis))
+    axis, read = (0, read_matrix) if integer(site.node, "transB", 0) else (1, read_inputs_first)
+    yield from site.operand(3, LAYER_TYPE.DENSE, read, weight=dequantized(site, 3, 4, 5, axis))
 
 
 @operator("MatMulIntegerToFloat", domain=MICROSOFT)
 def matmul_integer_to_float(site: Site) -> Iterator[Operand]:
     """B at 1, its scale at 3, its zero point at 5; scales are per column."""
-    yield from site.operand(1, LAYER_TYPE.DENSE, read_matrix, weight=dequantized(site, 1, 3, 5, axis=-1))
+    yield from site.operand(1, LAYER_TYPE.DENSE, read_inputs_first, weight=dequantized(site, 1, 3, 5, axis=-1))
 
 
 @operator("DynamicQuantizeMatMul", domain=MICROSOFT)
 def dynamic_quantize_matmul(site: Site) -> Iterator[Operand]:
     """B, scale and zero point at 1 to 3; scales are per column."""
-    yield from site.operand(1, LAYER_TYPE.DENSE, read_matrix, weight=dequantized(site, 1, 2, 3, axis=-1))
+    yield from site.operand(1, LAYER_TYPE.DENSE, read_inputs_first, weight=dequantized(site, 1, 2, 3, axis=-1))
 
 
 @operator("MatMulInteger")
 def matmul_integer(site: Site) -> Iterator[Operand]:
     """The zero points are inputs 2 and 3, the scale is in a later Mul."""
-    for index, axis in ((0, -2), (1, -1)):
+    for index, axis, read in ((0, -2, read_matrix), (1, -1, read_inputs_first)):
         codes = site.constant(index)
         if codes is not None:
             scale = later_scale(site, site.node, index)
             weight = dequantized_by(site, codes, scale, site.constant(index + 2), axis) if scale else codes
-            yield from site.operand(index, LAYER_TYPE.DENSE, read_matrix, weight=weight)
+            yield from site.operand(index, LAYER_TYPE.DENSE, read, weight=weight)
 
 
 @operator("ConvInteger")
@@ -177,7 +177,7 @@ def matmul_n_bits(site: Site) -> Iterator[Operand]:
 
     operands = [packed, scales] + ([] if zeros is None else [zeros])
     weight = site.finder.derived(operands, shape, compute, ("nbits", shape, bits, block), scales.dtype)
-    yield from site.operand(1, LAYER_TYPE.DENSE, read_matrix, weight=weight)
+    yield from site.operand(1, LAYER_TYPE.DENSE, read_inputs_first, weight=weight)
 
 
 @operator("GatherBlockQuantized", domain=MICROSOFT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...layer import LAYER_TYPE
+from ...layer import LAYER_TYPE, MATRIX, TRANSPOSED
 from .base import MICROSOFT, Operand, Reading, Site, operator
 from .quantized import dequantized
 
@@ -25,14 +25,14 @@ def _read(site: Site, shape: tuple[int, ...], gates_last: bool = False) -> list[
     hidden = shape[2 if gates_last else 1] // len(gates)
     found: list[Reading] = []
     for direction in range(shape[0]):
-        suffix = _DIRECTIONS[direction]
+        suffix, layout = _DIRECTIONS[direction], TRANSPOSED if gates_last else MATRIX
         if not site.splits.gates or len(gates) == 1:
-            found.append(Reading(suffix=suffix, region=(direction,)))
+            found.append(Reading(layout, suffix, (direction,)))
             continue
         for number, gate in enumerate(gates):
             part = slice(number * hidden, (number + 1) * hidden)
             region = (direction, slice(None), part) if gates_last else (direction, part)
-            found.append(Reading(suffix=f"{suffix}.{gate}", region=region))
+            found.append(Reading(layout, f"{suffix}.{gate}", region))
     return found
 
 
