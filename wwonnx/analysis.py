@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .columns import BULK, columns
 from .errors import WeightError
 from .layer import WeightLayer
 from .options import SHORT_ESD, Options
 from .spectral.esd import Array, Spectrum, spectrum
+from .spectral.marchenko_pastur import fit_marchenko_pastur
 from .spectral.norms import log_alpha_norm, norms
-from .spectral.power_law import fit_power_law
+from .spectral.null import alpha_null, jensen_shannon_distance, shuffle_test
+from .spectral.power_law import PowerLaw, fit_power_law
+from .spectral.randomize import permuted
 from .spectral.trace_log import trace_log
 
 Row: TypeAlias = dict[str, Any]
 
 OVER_TRAINED, UNDER_TRAINED = 2.0, 6.0
-
-#: Columns of `details`, in order. Those of options that are off are left out.
-COLUMNS = (
-    *("layer_id", "name", "slice_id", "layer_type", "N", "M", "Q", "rf", "num_evals"),
-    *("alpha", "alpha_weighted", "log_alpha_norm", "log_norm", "log_spectral_norm", "stable_rank"),
-    *("D", "sigma", "xmin", "xmax", "num_pl_spikes"),
-    *("norm", "spectral_norm", "lambda_max", "sv_max", "sv_min"),
-    *("matrix_rank", "rank_loss", "weak_rank_loss", "entropy"),
-    *("detX_num", "detX_val", "num_ERG_spikes", "ERG_gap"),
-    *("has_esd", "status", "warning", "reason", "weight_dtype", "folded", "longname"),
-)
-#: Columns of `describe`.
-ABOUT = ("layer_id", "name", "layer_type", "N", "M", "Q", "rf", "num_evals", "weight_dtype", "folded", "longname")
-_TEXT = {"status": "failed", "warning": "", "has_esd": False}
+#: A layer is random-like unless its distance from its shuffles would be this improbable for one more shuffle.
+SIGNIFICANCE = 0.025
+_UNKNOWN: Row = {"status": "failed", "warning": "", "has_esd": False}
 
 
-def columns(options: Options) -> list[str]:
-    """The columns that these options give."""
-    left_out = set() if options.detX else {"detX_num", "detX_val", "num_ERG_spikes", "ERG_gap"}
-    if options.pool:
-        left_out.add("slice_id")
-    return [column for column in COLUMNS if column not in left_out]
+@dataclass(frozen=True)
+class _Case:
+    """One row in the making: a layer, or one slice of it.
+
+    Attributes:
+        layer: the layer.
+        esd: its eigenvalues, ascending, scaled by conv2d_norm.
+        rank: its matrix rank.
+        rf: how many matrices are pooled in the row.
+        shuffles: ESDs of the layer with its weights permuted.
+        options: the options.
+        notes: collects what the `warning` column says.
+    """
+
+    layer: WeightLayer
+    esd: Array
+    rank: int
+    rf: int
+    shuffles: tuple[Array, ...]
+    options: Options
+    notes: list[str] = field(default_factory=list)
 
 
 def folding_note(folded: int, layers: int) -> str:
@@ -97,33 +107,55 @@ def analyze_layer(layer: WeightLayer, options: Options) -> list[Row]:
     about = describe_layer(layer, options)
     try:
         whole = spectrum(layer.matrices, layer.eps)
+        shuffles = _shuffles(layer, options) if whole.eigenvalues.any() else []
     except WeightError as error:
         return [failed_row(about, str(error), options)]
     except MemoryError:
         return [failed_row(about, f"not enough memory for a layer of shape {list(layer.shape)}", options)]
-    if layer.is_convolution and options.conv2d_norm:
-        whole = whole.scaled(0.5 if options.pool else layer.rf / 2.0)
+    factor = _factor(layer, options)
+    whole, shuffles = whole.scaled(factor), [shuffle.scaled(factor) for shuffle in shuffles]
     if options.pool:
-        return [about | _metrics(whole, options)]
-    return [
-        about | {"slice_id": index} | _metrics(Spectrum(values[None], whole.ranks[index : index + 1]), options)
-        for index, values in enumerate(whole.eigenvalues)
-    ]
+        esds = tuple(shuffle.pooled for shuffle in shuffles)
+        case = _Case(layer, whole.pooled, int(whole.ranks.sum()), layer.rf, esds, options)
+        return [about | _metrics(case)]
+    rows = []
+    for index, esd in enumerate(whole.eigenvalues):
+        esds = tuple(shuffle.eigenvalues[index] for shuffle in shuffles)
+        case = _Case(layer, esd, int(whole.ranks[index]), 1, esds, options)
+        rows.append(about | {"slice_id": index} | _metrics(case))
+    return rows
 
 
 def failed_row(about: Row, reason: str, options: Options) -> Row:
     """A row of a layer of which nothing could be computed."""
-    row: Row = dict.fromkeys(columns(options), np.nan) | _TEXT | about | {"reason": reason}
+    row: Row = dict.fromkeys(columns(options), np.nan) | _UNKNOWN | about | {"reason": reason}
     if not options.pool:
         row["slice_id"] = 0
     return row
 
 
-def _metrics(matrices: Spectrum, options: Options) -> Row:
-    """Every number of one row, from the eigenvalues of its matrices."""
-    esd = matrices.pooled
-    rank = int(matrices.ranks.sum())
-    notes: list[str] = []
+def _factor(layer: WeightLayer, options: Options) -> float:
+    """What conv2d_norm multiplies eigenvalues by."""
+    if not layer.is_convolution or not options.conv2d_norm:
+        return 1.0
+    return 0.5 if options.pool else layer.rf / 2.0
+
+
+def _shuffles(layer: WeightLayer, options: Options) -> list[Spectrum]:
+    """Spectra of the layer with its weights permuted, none where that is not asked for."""
+
+    def load(replica: int) -> NDArray[Any]:
+        return permuted(layer.matrices(), options.seed, layer.layer_id, replica)
+
+    return [
+        spectrum(lambda replica=replica: load(replica), layer.eps)  # type: ignore[misc]
+        for replica in range(options.replicas(layer.M) if options.randomize else 0)
+    ]
+
+
+def _metrics(case: _Case) -> Row:
+    """Every number of one row, from its eigenvalues."""
+    esd, rank, options = case.esd, case.rank, case.options
     own = norms(esd, rank, options.tolerance)
     row: Row = {
         "sv_max": float(np.sqrt(esd[-1])),
@@ -134,7 +166,7 @@ def _metrics(matrices: Spectrum, options: Options) -> Row:
         "has_esd": True,
     }
     if options.inverse and rank:
-        esd = _inverse(esd, rank, notes)
+        esd = _inverse(esd, rank, case.notes)
         own = norms(esd, rank, options.tolerance)
     row |= {
         "norm": own.norm,
@@ -144,23 +176,32 @@ def _metrics(matrices: Spectrum, options: Options) -> Row:
         "lambda_max": own.spectral_norm,
         "stable_rank": own.stable_rank,
         "entropy": own.entropy,
+        "alpha_null": alpha_null(case.layer.N, case.layer.M, case.rf),
     }
-    return row | _tail(esd, own.log_spectral_norm, options, notes)
-
-
-def _tail(esd: Array, log_largest: float, options: Options, notes: list[str]) -> Row:
-    """The power law, what follows from it, and the verdict."""
     fit = fit_power_law(esd, options.ignore_largest)
+    row |= _tail(case, esd, fit)
+    alive = esd[-1] > 0.0
+    if options.detX:
+        row |= _trace_log(esd, fit) if alive else {}
+    if options.mp_fit:
+        row |= _bulk(case, esd, "") if alive else {}
+    if options.randomize:
+        row |= _randomized(case, row) if alive else {}
+    return row | {"warning": ", ".join(case.notes)}
+
+
+def _tail(case: _Case, esd: Array, fit: PowerLaw) -> Row:
+    """The power law, what follows from it, and the verdict."""
     fitted = not fit.reason
     if fitted and fit.alpha < OVER_TRAINED:
-        notes.insert(0, "over-trained")
+        case.notes.insert(0, "over-trained")
     elif fitted and fit.alpha > UNDER_TRAINED:
-        notes.insert(0, "under-trained")
+        case.notes.insert(0, "under-trained")
     if esd.size < SHORT_ESD:
-        notes.append("short ESD")
-    row: Row = {
+        case.notes.append("short ESD")
+    return {
         "alpha": fit.alpha,
-        "alpha_weighted": fit.alpha * log_largest,
+        "alpha_weighted": fit.alpha * float(np.log10(esd[-1])) if fitted else np.nan,
         "log_alpha_norm": log_alpha_norm(esd, fit.alpha) if fitted else np.nan,
         "D": fit.D,
         "sigma": fit.sigma,
@@ -168,18 +209,50 @@ def _tail(esd: Array, log_largest: float, options: Options, notes: list[str]) ->
         "xmax": fit.xmax,
         "num_pl_spikes": fit.num_pl_spikes if fitted else np.nan,
         "status": "success" if fitted else "failed",
-        "warning": ", ".join(notes),
         "reason": fit.reason,
     }
-    if options.detX:
-        cut = trace_log(esd) if esd[-1] > 0.0 else None
-        row |= {
-            "detX_num": cut.num if cut else np.nan,
-            "detX_val": cut.value if cut else np.nan,
-            "num_ERG_spikes": cut.num if cut else np.nan,
-            "ERG_gap": cut.num - fit.num_pl_spikes if cut and fitted else np.nan,
-        }
-    return row
+
+
+def _trace_log(esd: Array, fit: PowerLaw) -> Row:
+    cut = trace_log(esd)
+    return {
+        "detX_num": cut.num,
+        "detX_val": cut.value,
+        "num_ERG_spikes": cut.num,
+        "ERG_gap": cut.num - fit.num_pl_spikes if not fit.reason else np.nan,
+    }
+
+
+def _bulk(case: _Case, esd: Array, prefix: str) -> Row:
+    """The Marchenko-Pastur fit of an ESD; without one the row says so and keeps its other numbers."""
+    try:
+        fit = fit_marchenko_pastur(esd, case.layer.N, case.layer.M)
+    except WeightError:
+        note = "no Marchenko-Pastur fit"
+        if note not in case.notes:
+            case.notes.append(note)
+        return {}
+    return {prefix + column: getattr(fit, column) for column in BULK}
+
+
+def _randomized(case: _Case, row: Row) -> Row:
+    """The layer against its own shuffles; the first of them stands for the randomised layer, as in WeightWatcher."""
+    shuffle = case.shuffles[0]
+    test = shuffle_test(case.esd, case.shuffles)
+    found: Row = {
+        "rand_ks": test.distance,
+        "rand_p_value": test.p_value,
+        "max_rand_eval": float(shuffle[-1]),
+        "rand_distance": jensen_shannon_distance(case.esd, shuffle),
+        "ww_softrank": float(shuffle[-1] / case.esd[-1]),
+        "ww_maxdist": float(case.esd[-1] - shuffle[-1]),
+        **_bulk(case, shuffle, "rand_"),
+    }
+    found["num_traps"] = found.get("rand_num_spikes", np.nan)
+    if test.p_value >= SIGNIFICANCE and row["status"] == "success":
+        found["status"] = "random-like"
+        found["reason"] = f"its ESD can't be told from that of its shuffled weights (p = {test.p_value:.2g})"
+    return found
 
 
 def _inverse(esd: Array, rank: int, notes: list[str]) -> Array:

@@ -28,6 +28,9 @@ class Options:
         pool: convolutions as one spectrum (True) or one row per kernel position (False).
         conv2d_norm: scale the matrices of convolutions by sqrt(1/2), or sqrt(rf/2) where they are not pooled.
         detX: add the trace-log condition.
+        mp_fit: add the Marchenko-Pastur fit of the bulk.
+        randomize: hold each layer against its own shuffles.
+        rand_replicas: how many shuffles; None for 20, fewer for large layers.
         xmax: -k leaves the k largest eigenvalues out of the power law fit.
         inverse: analyse 1 / eigenvalue.
         tolerance: eigenvalues below it count into weak_rank_loss.
@@ -42,6 +45,9 @@ class Options:
     pool: bool = True
     conv2d_norm: bool = True
     detX: bool = False
+    mp_fit: bool = False
+    randomize: bool = False
+    rand_replicas: int | None = None
     xmax: int | None = None
     inverse: bool = False
     tolerance: float = TOLERANCE
@@ -61,6 +67,9 @@ class Options:
         conv2d_norm: bool = True,
         detX: bool = False,
         ERG: bool = False,
+        mp_fit: bool = False,
+        randomize: bool = False,
+        rand_replicas: int | None = None,
         xmax: int | None = None,
         inverse: bool = False,
         tolerance: float = TOLERANCE,
@@ -84,6 +93,9 @@ class Options:
             pool=flag("pool", pool) and not flag("ww2x", ww2x),
             conv2d_norm=flag("conv2d_norm", conv2d_norm),
             detX=flag("detX", detX) or flag("ERG", ERG),
+            mp_fit=flag("mp_fit", mp_fit),
+            randomize=flag("randomize", randomize),
+            rand_replicas=None if rand_replicas is None else whole("rand_replicas", rand_replicas, minimum=3),
             xmax=_xmax(xmax),
             inverse=flag("inverse", inverse),
             tolerance=_tolerance(tolerance),
@@ -92,6 +104,12 @@ class Options:
             split_qkv=flag("split_qkv", split_qkv),
             groups=choice("groups", groups, GROUPS),
         )
+
+    def replicas(self, M: int) -> int:
+        """How many shuffles to hold a layer of this size against: few are enough where there are many eigenvalues."""
+        if self.rand_replicas is not None:
+            return self.rand_replicas
+        return 20 if M < 512 else 10 if M < 2048 else 5
 
     @property
     def ignore_largest(self) -> int:

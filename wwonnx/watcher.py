@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import analysis, filters
+from . import analysis, columns, filters
 from .errors import WwonnxError
 from .execute import local
 from .execute.progress import ProgressOption, reporter
@@ -76,6 +76,9 @@ class WeightWatcher:
         conv2d_norm: bool = True,
         detX: bool = False,
         ERG: bool = False,
+        mp_fit: bool = False,
+        randomize: bool = False,
+        rand_replicas: int | None = None,
         xmax: int | None = None,
         inverse: bool = False,
         tolerance: float = TOLERANCE,
@@ -98,6 +101,11 @@ class WeightWatcher:
             conv2d_norm: scale the matrices of convolutions by sqrt(1/2), or by sqrt(rf/2) where they are not pooled.
             detX: add the trace-log condition: detX_num, detX_val, num_ERG_spikes, ERG_gap.
             ERG: another name of detX.
+            mp_fit: add the Marchenko-Pastur fit of the bulk: sigma_mp, mp_softrank, num_spikes, bulk_min, bulk_max.
+            randomize: hold each layer against its own weights in random order: rand_ks and rand_p_value tell whether it
+                differs at all (status `random-like` where not), num_traps counts correlation traps. Costs as many
+                eigenvalue computations more as there are replicas.
+            rand_replicas: how many shuffles; None for 20, 10 from M = 512 on, 5 from 2048 on.
             xmax: -k leaves the k largest eigenvalues out of the power law fit.
             inverse: analyse the ESD of 1 / eigenvalue.
             tolerance: eigenvalues below it count into weak_rank_loss.
@@ -126,6 +134,9 @@ class WeightWatcher:
             conv2d_norm=conv2d_norm,
             detX=detX,
             ERG=ERG,
+            mp_fit=mp_fit,
+            randomize=randomize,
+            rand_replicas=rand_replicas,
             xmax=xmax,
             inverse=inverse,
             tolerance=tolerance,
@@ -138,7 +149,7 @@ class WeightWatcher:
         logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
         with reporter(progress) as report:
             rows = local.run(chosen, lambda layer: analysis.analyze_layer(layer, options), report)
-        details: pd.DataFrame = pd.DataFrame([row for some in rows for row in some], columns=analysis.columns(options))
+        details: pd.DataFrame = pd.DataFrame([row for some in rows for row in some], columns=columns.columns(options))
         self._details = details
         self._note = analysis.folding_note(sum(layer.folded for layer in chosen), len(chosen))
         if self._note:
@@ -175,7 +186,7 @@ class WeightWatcher:
         )
         chosen = self._select(model, layers, options)
         rows = [analysis.describe_layer(layer, options) for layer in chosen]
-        description: pd.DataFrame = pd.DataFrame(rows, columns=list(analysis.ABOUT))
+        description: pd.DataFrame = pd.DataFrame(rows, columns=list(columns.ABOUT))
         return description
 
     def inventory(

@@ -70,6 +70,9 @@ metrics = _apply(
         help="Scale convolutions as WeightWatcher does.",
     ),
     click.option("--detX", "--ERG", "detx", is_flag=True, help="Add the trace-log condition (detX_num, ERG_gap)."),
+    click.option("--mp-fit", is_flag=True, help="Add the Marchenko-Pastur fit of the bulk."),
+    click.option("--randomize", is_flag=True, help="Hold each layer against its own shuffled weights."),
+    click.option("--rand-replicas", type=int, default=None, help="How many shuffles.  [default: 20, fewer if large]"),
     click.option("--xmax", type=int, default=None, help="-K leaves the K largest eigenvalues out of the fit."),
     click.option("--inverse", is_flag=True, help="Analyse the spectrum of 1 / eigenvalue."),
     click.option(

@@ -23,6 +23,10 @@ _DETAILS = {
     "log_norm": "log_norm",
     "num_evals": "evals",
     "stable_rank": "stable_rank",
+    "mp_softrank": "mp_softrank",
+    "num_spikes": "num_spikes",
+    "rand_p_value": "rand_p",
+    "num_traps": "num_traps",
     "detX_num": "detX_num",
     "ERG_gap": "ERG_gap",
     "D": "D",
@@ -30,6 +34,7 @@ _DETAILS = {
     "log_spectral_norm": "log_spectral_norm",
     "log_alpha_norm": "log_alpha_norm",
     "num_pl_spikes": "num_pl_spikes",
+    "alpha_null": "alpha_null",
     "matrix_rank": "matrix_rank",
     "entropy": "entropy",
 }
@@ -65,9 +70,9 @@ _DISTANCES = {
     "name_2": "name in the second",
 }
 _SKIPPED = {"name": "name", "shape": "shape", "op_type": "read by", "reason": "reason"}
-#: Columns of words, which may wrap; numbers never do.
+#: Columns of words. Those that may wrap do so no narrower than this; numbers never wrap.
 _WORDS = {"name", "status", "ops", "outcome", "reason", "longname", "op_type", "layer_type", "dtype", "name_2"}
-_LEAST = {"name": 14, "status": 12, "ops": 8, "outcome": 16, "reason": 16, "longname": 10, "op_type": 10, "name_2": 10}
+_LEAST = {"name": 14, "status": 26, "ops": 8, "outcome": 16, "reason": 16, "longname": 10, "op_type": 10, "name_2": 10}
 
 
 def print_details(console: Console, details: pd.DataFrame) -> None:
@@ -132,15 +137,15 @@ def share(inventory: pd.DataFrame) -> str:
 
 
 def _verdict(row: dict[Any, Any]) -> str:
-    if row["status"] != "success":
-        return f"{row['status']}: {row['reason']}"
-    return str(row["warning"])
+    if row["status"] == "failed":
+        return f"failed: {row['reason']}"
+    return ", ".join(filter(None, ["random-like" if row["status"] == "random-like" else "", row["warning"]]))
 
 
 def _style_of_verdict(row: dict[Any, Any]) -> str:
     if row["status"].startswith("failed"):
         return "red"
-    return "yellow" if "trained" in row["status"] else ""
+    return "yellow" if "trained" in row["status"] or "random" in row["status"] else ""
 
 
 def _outcome(row: dict[Any, Any]) -> str:
@@ -167,7 +172,13 @@ def _print(
     table: Table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
     for column in shown:
         words = column in _WORDS
-        table.add_column(columns[column], justify="left" if words else "right", no_wrap=not words, overflow="fold")
+        table.add_column(
+            columns[column],
+            justify="left" if words else "right",
+            no_wrap=column not in _LEAST,
+            overflow="fold",
+            min_width=_least_width(column, columns[column], cells[column]),
+        )
     records = frame.to_dict("records")
     for index, record in enumerate(records):
         line = [cells[column][index].replace("[", r"\[") for column in shown]
@@ -180,14 +191,18 @@ def _fitting(cells: Mapping[str, list[str]], columns: Mapping[str, str], width: 
     shown: list[str] = []
     used = 0
     for column, values in cells.items():
-        natural = max([len(columns[column]), *(len(value) for value in values)])
-        need = min(natural, _LEAST.get(column, natural)) + 2
+        need = _least_width(column, columns[column], values) + 3  # padding on both sides and a separator
         if shown and used + need > width:
             break
         shown.append(column)
         used += need
     # The verdict reads best at the end of the line.
     return [column for column in shown if column != "status"] + [column for column in shown if column == "status"]
+
+
+def _least_width(column: str, heading: str, values: list[str]) -> int:
+    natural = max([len(heading), *(len(value) for value in values)])
+    return min(natural, _LEAST.get(column, natural))
 
 
 def _cell(value: Any) -> str:
