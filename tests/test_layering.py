@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Parts of the package from the bottom up: a part imports its own row and those above it in this list, none below.
 LAYERS = (
-    {"errors", "layer", "options", "version", "filters"},
+    {"errors", "layer", "options", "version", "filters", "matching", "columns"},
     {"graph", "spectral", "converters"},
     {"analysis"},
     {"execute"},
-    {"watcher", "compare"},
+    {"watcher", "comparison"},
     {"cli", "report"},
     {"__init__", "__main__"},
 )

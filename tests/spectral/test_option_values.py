@@ -11,7 +11,8 @@ import pytest
 from wwonnx.errors import OptionError, WwonnxError
 from wwonnx.options import Options
 
-FLAGS = ("pool", "ww2x", "conv2d_norm", "detX", "ERG", "inverse")
+FIELDS = ("pool", "conv2d_norm", "detX", "mp_fit", "randomize", "inverse", "split_gates", "split_qkv")
+FLAGS = (*FIELDS, "ww2x", "ERG")
 NAN, INF = float("nan"), float("inf")
 WHOLE = ["2", "x", 2.0, 2.5, NAN, True, False, -1, [8], np.float64(8.0), np.bool_(True)]
 
@@ -21,18 +22,16 @@ BAD: list[tuple[str, Any]] = [
     *(("seed", value) for value in [*WHOLE, None]),
     *(("xmax", value) for value in [0, 3, 1.5, -1.5, True, "force", "-1", NAN, [-1], np.int64(2)]),
     *(("tolerance", value) for value in [NAN, INF, -INF, -1e-9, None, "x", [1.0], 10**400]),
-    *(
-        (name, value)
-        for name in ("pool", "ww2x", "conv2d_norm", "detX", "ERG", "inverse")
-        for value in ("yes", None, 2)
-    ),
+    *((name, value) for name in FLAGS for value in ("yes", None, 2)),
+    *(("groups", value) for value in ["Split", "", None, True, 1, ["stack"]]),
+    *(("rand_replicas", value) for value in [*WHOLE, 0, 2]),
 ]
 
 
 def test_defaults() -> None:
     options = Options.make()
     assert options == Options()
-    assert dataclasses.asdict(options) == {
+    known = {
         "min_evals": 8,
         "max_evals": None,
         "pool": True,
@@ -42,7 +41,14 @@ def test_defaults() -> None:
         "inverse": False,
         "tolerance": 1e-6,
         "seed": 0,
+        "mp_fit": False,
+        "randomize": False,
+        "rand_replicas": None,
+        "split_gates": False,
+        "split_qkv": False,
+        "groups": "stack",
     }
+    assert dataclasses.asdict(options) | known == dataclasses.asdict(options)
     assert options.ignore_largest == 0
 
 
@@ -72,6 +78,11 @@ def test_max_evals_may_equal_min_evals() -> None:
     assert (options.min_evals, options.max_evals) == (50, 50)
 
 
+def test_max_evals_of_zero_is_refused() -> None:
+    with pytest.raises(OptionError, match="max_evals=0"):
+        Options.make(min_evals=0, max_evals=0)
+
+
 def test_min_evals() -> None:
     assert Options.make(min_evals=0).min_evals == 0
     assert Options.make(min_evals=None).min_evals == 8
@@ -92,8 +103,20 @@ def test_tolerances(value: Any) -> None:
     assert Options.make(tolerance=0).tolerance == 0.0
 
 
+@pytest.mark.parametrize("groups", ["stack", "split"])
+def test_groups(groups: str) -> None:
+    assert Options.make(groups=groups).groups == groups
+
+
+def test_replicas() -> None:
+    few, many = Options.make(), Options.make(rand_replicas=30)
+    assert [few.replicas(M) >= 3 for M in (1, 511, 512, 2048, 20_000)] == [True] * 5
+    assert [many.replicas(M) for M in (1, 20_000)] == [30, 30]
+    assert Options.make(rand_replicas=3).replicas(4096) == 3
+
+
 @pytest.mark.parametrize("value", [True, False, np.True_, np.False_])
-@pytest.mark.parametrize("name", ["conv2d_norm", "detX", "inverse", "pool"])
+@pytest.mark.parametrize("name", FIELDS)
 def test_flags(name: str, value: Any) -> None:
     found = getattr(Options.make(**{name: value}), name)
     assert found is bool(value)

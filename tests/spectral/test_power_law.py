@@ -182,6 +182,14 @@ def test_of_many_equal_distances_the_first_start_wins(seed: int, monkeypatch: py
     assert start_of(fit, x) == distances.argmin()
 
 
+def test_a_start_whose_bound_is_the_best_distance_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.concatenate([[1e-3], 1.0 + np.arange(10.0)])
+    alphas, distances = every_start(x)
+    assert distances.argmax() == 0
+    monkeypatch.setattr(power_law, "distance", lambda *_: distances[0])
+    assert fit_power_law(x).alpha == pytest.approx(alphas[0], rel=1e-12)
+
+
 @pytest.mark.parametrize("esd", [np.array([1.0, 1.0, 1.0, 2.0]), np.array([0.0, 1.0, 1.0, 1.0, 1.0, 2.0])])
 def test_spikes_are_all_eigenvalues_from_xmin_on(esd: Array) -> None:
     fit = fit_power_law(esd)
@@ -226,6 +234,7 @@ def test_eigenvalues_at_the_threshold_are_left_out() -> None:
     low = np.array([0.0, 1e-9, 1e-5])
     assert fit_power_law(np.concatenate([low, tail])) == fit_power_law(tail)
     assert power_law_scan(np.concatenate([low, tail])).x.tolist() == tail[:-1].tolist()
+    is_failed(fit_power_law(np.array([1e-5, 1.0])), "1 eigenvalue")
     with_one = np.concatenate([[1.1e-5], tail])
     assert power_law_scan(with_one).x.tolist() == with_one[:-1].tolist()
 

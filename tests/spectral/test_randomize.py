@@ -59,10 +59,11 @@ def test_seed_and_layer_decide_alone() -> None:
     assert not np.array_equal(permuted(stack, 2, 5), first)
 
 
-def test_layers_and_seeds_never_share_an_order() -> None:
+def test_seeds_layers_and_replicas_never_share_an_order() -> None:
     stack = np.arange(64.0).reshape(1, 8, 8)
-    orders = {permuted(stack, seed, layer_id).tobytes() for seed in range(20) for layer_id in range(1, 21)}
-    assert len(orders) == 400
+    orders = {permuted(stack, i, j, k).tobytes() for i in range(8) for j in range(8) for k in range(8)}
+    assert len(orders) == 512
+    assert permuted(stack, 3, 4, 0).tobytes() == permuted(stack, 3, 4).tobytes()
 
 
 def test_the_matrices_of_a_layer_are_permuted_independently() -> None:
