@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"errors", "layer", "options", "version", "filters", "matching", "columns"},
     {"graph", "spectral", "converters"},
-    {"analysis"},
+    {"analysis", "derive"},
     {"execute"},
-    {"watcher", "comparison"},
+    {"watcher", "comparison", "smoothing"},
     {"cli", "report"},
     {"__init__", "__main__"},
 )

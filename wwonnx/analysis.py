@@ -36,6 +36,7 @@ class _Case:
         layer: the layer.
         esd: its eigenvalues, ascending, scaled by conv2d_norm.
         rank: its matrix rank.
+        nonzero: the eigenvalues that are not zero, as many as the rank.
         rf: how many matrices are pooled in the row.
         shuffles: ESDs of the layer with its weights permuted.
         options: the options.
@@ -45,6 +46,7 @@ class _Case:
     layer: WeightLayer
     esd: Array
     rank: int
+    nonzero: Array
     rf: int
     shuffles: tuple[Array, ...]
     options: Options
@@ -116,12 +118,12 @@ def analyze_layer(layer: WeightLayer, options: Options) -> list[Row]:
     whole, shuffles = whole.scaled(factor), [shuffle.scaled(factor) for shuffle in shuffles]
     if options.pool:
         esds = tuple(shuffle.pooled for shuffle in shuffles)
-        case = _Case(layer, whole.pooled, int(whole.ranks.sum()), layer.rf, esds, options)
+        case = _Case(layer, whole.pooled, int(whole.ranks.sum()), whole.nonzero, layer.rf, esds, options)
         return [about | _metrics(case)]
     rows = []
     for index, esd in enumerate(whole.eigenvalues):
         esds = tuple(shuffle.eigenvalues[index] for shuffle in shuffles)
-        case = _Case(layer, esd, int(whole.ranks[index]), 1, esds, options)
+        case = _Case(layer, esd, int(whole.ranks[index]), esd[esd.size - whole.ranks[index] :], 1, esds, options)
         rows.append(about | {"slice_id": index} | _metrics(case))
     return rows
 
@@ -166,7 +168,7 @@ def _metrics(case: _Case) -> Row:
         "has_esd": True,
     }
     if options.inverse and rank:
-        esd = _inverse(esd, rank, case.notes)
+        esd = _inverse(case)
         own = norms(esd, rank, options.tolerance)
     row |= {
         "norm": own.norm,
@@ -255,8 +257,8 @@ def _randomized(case: _Case, row: Row) -> Row:
     return found
 
 
-def _inverse(esd: Array, rank: int, notes: list[str]) -> Array:
+def _inverse(case: _Case) -> Array:
     """The ESD of the inverse: the `rank` largest eigenvalues inverted; zeros have no inverse and are left out."""
-    if rank < esd.size:
-        notes.append(f"{esd.size - rank} zero eigenvalues left out of the inverse")
-    return np.sort(1.0 / esd[esd.size - rank :])
+    if case.rank < case.esd.size:
+        case.notes.append(f"{case.esd.size - case.rank} zero eigenvalues left out of the inverse")
+    return 1.0 / case.nonzero[::-1]

@@ -7,6 +7,8 @@ import operator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .errors import OptionError
 
 #: Defaults that are WeightWatcher's too.
@@ -90,9 +92,9 @@ class Options:
         return cls(
             min_evals=least,
             max_evals=most,
-            pool=flag("pool", pool) and not flag("ww2x", ww2x),
+            pool=flag("pool", pool) & (not flag("ww2x", ww2x)),
             conv2d_norm=flag("conv2d_norm", conv2d_norm),
-            detX=flag("detX", detX) or flag("ERG", ERG),
+            detX=flag("detX", detX) | flag("ERG", ERG),
             mp_fit=flag("mp_fit", mp_fit),
             randomize=flag("randomize", randomize),
             rand_replicas=None if rand_replicas is None else whole("rand_replicas", rand_replicas, minimum=3),
@@ -123,7 +125,7 @@ def flag(name: str, value: Any) -> bool:
     Raises:
         OptionError: it is neither.
     """
-    if value not in (True, False):
+    if not isinstance(value, (bool, np.bool_)):
         raise OptionError(f"{name}={value!r}: give True or False")
     return bool(value)
 
@@ -169,7 +171,7 @@ def _xmax(value: Any) -> int | None:
 def _tolerance(value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1.0
     if not 0.0 <= number < float("inf"):
         raise OptionError(f"tolerance={value!r}: give a number of 0 or more")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import analysis, columns, filters
-from .errors import WwonnxError
+from .errors import OptionError, WwonnxError
 from .execute import local
 from .execute.progress import ProgressOption, reporter
 from .options import MIN_EVALS, TOLERANCE, Options
@@ -55,7 +55,10 @@ class WeightWatcher:
             ModelError: the model can't be opened.
         """
         if log_level is not None:
-            logger.setLevel(log_level)
+            try:
+                logger.setLevel(log_level)
+            except (ValueError, TypeError):
+                raise OptionError(f"log_level={log_level!r}: give a level of logging, such as 'INFO'") from None
         self._source: Source | None = None
         self._walk: tuple[Splits, Walk] | None = None
         self._options = Options()
@@ -228,9 +231,7 @@ class WeightWatcher:
                 }
             )
         header = ["name", "shape", "dtype", "bytes", "ops", "layer_id", "layer", "analyzed", "reason"]
-        frame: pd.DataFrame = pd.DataFrame(rows, columns=header).astype(
-            {"layer_id": "Int64", "bytes": "int64", "analyzed": bool}
-        )
+        frame: pd.DataFrame = pd.DataFrame(rows, columns=header).astype({"layer_id": "Int64", "analyzed": bool})
         analyzed = sum(e.parameters for e, row in zip(found.entries, rows, strict=True) if row["analyzed"])
         frame.attrs.update(parameters=found.parameters, parameters_analyzed=analyzed)
         return frame

@@ -13,8 +13,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
-from threadpoolctl import ThreadpoolController
-
 from ..layer import WeightLayer
 from .progress import Progress
 
@@ -57,6 +55,8 @@ def run(
         work: computes one layer. It is called from several threads at once for small layers.
         progress: called in the caller's thread after each layer.
     """
+    from threadpoolctl import ThreadpoolController
+
     tasks = sorted((_Task(index, layer) for index, layer in enumerate(layers)), key=lambda task: -task.work)
     results: dict[int, Result] = {}
     done_work, all_work = 0.0, sum(task.work for task in tasks)

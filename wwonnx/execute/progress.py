@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ..errors import OptionError
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -34,6 +36,8 @@ def reporter(option: ProgressOption) -> Iterator[Listener | None]:
     """What to tell about progress: nothing, a bar on stderr (True), or the user's own function."""
     if callable(option):
         yield option
+    elif not isinstance(option, bool):
+        raise OptionError(f"progress={option!r}: give True, False or a function")
     elif not option:
         yield None
     else:

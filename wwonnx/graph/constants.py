@@ -12,13 +12,15 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..errors import WeightError
 from .expressions import Step, describe_step
-from .tensors import FLOATS, epsilon, read_tensor, shape_of
+from .tensors import FLOATS, element_type, epsilon, read_tensor, shape_of
 from .traverse import constant_tensor, describe_node, is_onnx
+from .words import clean, first_line
 
 #: Bounds on an expression: how long its longest chain and how many evaluations it may take, from how many tensors,
 #: and how much larger than what is stored its values may be (small ones may always be).
@@ -73,15 +75,14 @@ class Constant:
         Raises:
             WeightError: the file doesn't hold what it promises, or the expression can't be evaluated.
         """
+        what = f"the constant expression from {clean(self.root.name)!r}"
         try:
-            array = self.load()
-        except (ValueError, TypeError, IndexError, KeyError, ArithmeticError, RuntimeError) as error:
-            text = (str(error).splitlines() or [""])[0][:200]
-            raise WeightError(f"the constant expression from {self.root.name!r} can't be evaluated: {text}") from None
+            with np.errstate(all="ignore"):  # what overflows or is divided by zero shows as infinite or NaN weights
+                array = self.load()
+        except (ValueError, TypeError, IndexError, KeyError, ArithmeticError, AttributeError, RuntimeError) as error:
+            raise WeightError(f"{what} can't be evaluated: {first_line(error)}") from None
         if array.shape != self.shape:
-            raise WeightError(
-                f"the constant expression from {self.root.name!r} has shape {array.shape}, not {self.shape}"
-            )
+            raise WeightError(f"{what} has shape {list(array.shape)}, not {list(self.shape)}")
         return array
 
 
@@ -183,11 +184,12 @@ class ConstantFinder:
             return None
         if (is_onnx(node, "Loop") and position < 2) or not 0 <= target < len(body.outputs):
             return None
-        passed = body.outputs[target]
+        passed, seen = body.outputs[target], set()
         while passed is not value:
             producer = passed.producer()
-            if producer is None or not is_onnx(producer, "Identity") or producer.inputs[0] is None:
+            if producer is None or not is_onnx(producer, "Identity") or passed in seen or producer.inputs[0] is None:
                 return None
+            seen.add(passed)
             passed = producer.inputs[0]
         return node.inputs[source] if source < len(node.inputs) else None
 
@@ -217,15 +219,15 @@ class ConstantFinder:
     def _stored(self, value: ir.Value, tensor: ir.TensorProtocol | None) -> Constant | None:
         if tensor is None:
             return None
-        shape = shape_of(tensor)
+        shape, dtype = shape_of(tensor), element_type(tensor)
         size = math.prod(shape)
         return Constant(
             root=value,
             leaves=(value,),
             shape=shape,
-            dtype=tensor.dtype,
-            stored=tensor.dtype,
-            eps=epsilon(tensor.dtype),
+            dtype=dtype,
+            stored=dtype,
+            eps=epsilon(dtype),
             key=self._key(("stored", id(tensor))),
             transposed=False,
             elements=size,

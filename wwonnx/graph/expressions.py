@@ -93,7 +93,7 @@ def describe_step(node: ir.Node, inputs: list[Any], output: int, opset: int) -> 
         return None
     try:
         return known(Context(node, inputs, output, opset))
-    except (ValueError, IndexError, ZeroDivisionError):
+    except (ValueError, IndexError, TypeError, KeyError, AttributeError, ArithmeticError):
         return None  # arguments that make no sense for these shapes
 
 

@@ -31,7 +31,7 @@ class FoldingSigns:
         # Only a model that keeps some parameters' signatures shows by their absence which were replaced.
         self._signed = any(_KIND in value.metadata_props for value in model.graph.initializers.values())
         renamed = sum(bool(_CHANGED.search(value.name or "")) for value in weights)
-        self._renamed = not normalised and renamed >= min(_FEW, len(convolutions)) > 0 and _mostly_biased(convolutions)
+        self._renamed = not normalised and renamed >= _FEW and _mostly_biased(convolutions)
 
     def folded(self, root: ir.Value, node: ir.Node) -> bool:
         """Whether the weight that `node` reads from `root` shows a sign of folding."""

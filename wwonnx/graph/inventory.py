@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from .constants import Constant, Opaque
-from .tensors import INDICES, NO_NUMBERS, shape_of
+from .tensors import INDICES, NO_NUMBERS, element_type, shape_of
 from .traverse import constants
 from .walk import Walk
+from .words import clean
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def inventory(model: ir.Model, walk: Walk) -> Inventory:
     parameters = 0
     for value, tensor in constants(model):
         shape = shape_of(tensor)
-        if tensor.dtype not in NO_NUMBERS | INDICES:
+        dtype = element_type(tensor)
+        if dtype not in NO_NUMBERS | INDICES:
             parameters += math.prod(shape)
         if len(shape) < 2:
             continue
@@ -69,8 +71,8 @@ def inventory(model: ir.Model, walk: Walk) -> Inventory:
             Entry(
                 name=value.name or "",
                 shape=shape,
-                dtype=tensor.dtype.name.lower(),
-                bytes=int(tensor.nbytes) if tensor.dtype != ir.DataType.STRING else 0,
+                dtype=dtype.name.lower(),
+                bytes=0 if dtype in NO_NUMBERS else math.ceil(math.prod(shape) * dtype.bitwidth / 8),
                 ops=_users(value),
                 layer_ids=layer_ids,
                 reason="" if layer_ids else _reason(value, tensor, walk),
@@ -80,7 +82,7 @@ def inventory(model: ir.Model, walk: Walk) -> Inventory:
 
 
 def _users(value: ir.Value) -> str:
-    counts = Counter(use.node.op_type for use in value.uses())
+    counts = Counter(clean(use.node.op_type, 60) for use in value.uses())
     return ", ".join(op if count == 1 else f"{op} x{count}" for op, count in counts.items())
 
 
@@ -93,8 +95,9 @@ def _reason(value: ir.Value, tensor: ir.TensorProtocol, walk: Walk) -> str:
     users = [use.node for use in value.uses()]
     if not users:
         return "an output of the model" if value.is_graph_output() else "no node uses it"
-    if tensor.dtype in NO_NUMBERS | INDICES:
-        return f"elements are {tensor.dtype.name.lower()}: no trained weight"
+    dtype = element_type(tensor)
+    if dtype in NO_NUMBERS | INDICES:
+        return f"elements are {dtype.name.lower()}: no trained weight"
     for node in users:
         result = walk.finder.find(node.outputs[0]) if node.outputs else None
         if isinstance(result, (Constant, Opaque)):

@@ -11,6 +11,8 @@ import re
 
 import onnx_ir as ir
 
+from .words import clean
+
 _SIGNATURE = re.compile(r"^\s*(\w+): (?:PARAMETER|BUFFER) target='([^']+)'", re.MULTILINE)
 _FX_ARGUMENT = re.compile(r"%(\w+)")
 #: Names that exporters make up: they tell a user nothing.
@@ -47,7 +49,7 @@ class Namer:
         name, own = self._guess(root, node, role)
         if role and not own:
             name = f"{name}.{role}"
-        name += suffix
+        name = clean(name + suffix)
         count = self._taken.get(name, 0) + 1
         while count > 1 and f"{name}_{count}" in self._taken:
             count += 1
@@ -58,7 +60,7 @@ class Namer:
 
     def guess(self, root: ir.Value, node: ir.Node) -> str:
         """The best name that the file allows, not necessarily unique."""
-        return self._guess(root, node)[0]
+        return clean(self._guess(root, node)[0])
 
     def _guess(self, root: ir.Value, node: ir.Node, role: str = "") -> tuple[str, bool]:
         """The best name, and whether it is the tensor's own."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import logging
 import os
 import stat
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import ModelError, UnsafeModelError
+from .words import clean, first_line, root_cause
 
 if TYPE_CHECKING:
     import onnx
@@ -100,7 +103,7 @@ def _open_path(path: Path) -> Source:
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; check the path") from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{str(path)!r}: can't be opened ({_first_line(error)})") from None
+        raise ModelError(f"{str(path)!r}: can't be opened ({first_line(error)})") from None
     if stat.S_ISDIR(status.st_mode):
         inside = sorted(path.glob("*.onnx"))
         hint = f"name the file in it, such as {inside[0]}" if inside else "and holds no .onnx file; name an .onnx file"
@@ -112,7 +115,7 @@ def _open_path(path: Path) -> Source:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path}: can't be read ({_first_line(error)})") from None
+        raise ModelError(f"{path}: can't be read ({first_line(error)})") from None
     proto = _parse(content, str(path), path.suffix)
     del content
     return Source(_from_proto(proto, str(path), path.resolve().parent), str(path), path=path)
@@ -128,7 +131,9 @@ def _parse(content: bytes, label: str, suffix: str) -> onnx.ModelProto:
         suffix, "onnxtxt" if suffix in (".onnxtxt", ".onnxtext") else "protobuf"
     )
     try:
-        proto = onnx.load_model_from_string(content, format=kind)
+        with warnings.catch_warnings():  # the text formats warn that they are experimental
+            warnings.simplefilter("ignore", UserWarning)
+            proto = onnx.load_model_from_string(content, format=kind)
     except (DecodeError, json_format.ParseError, text_format.ParseError, onnx.parser.ParseError, UnicodeDecodeError):
         raise ModelError(f"{label}: {_why_not_onnx(content)}") from None
     if not proto.HasField("graph"):
@@ -156,10 +161,12 @@ def _from_proto(proto: onnx.ModelProto, label: str, folder: Path, owned: bool = 
     import onnx_ir as ir
     from onnx_ir import serde
 
+    from .checks import check_proto
     from .mend import attach_sparse, mend
 
+    check_proto(proto, label)
     try:
-        with _silence("onnx_ir.serde"):
+        with _silence("onnx_ir.serde"), _no_collection():
             try:
                 model = ir.from_proto(proto)
             except serde.SerdeError:
@@ -167,12 +174,10 @@ def _from_proto(proto: onnx.ModelProto, label: str, folder: Path, owned: bool = 
                 mend(proto)
                 model = ir.from_proto(proto)
             attach_sparse(proto, model)
-    except (serde.SerdeError, ValueError, TypeError) as error:
+    except (serde.SerdeError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(
-            f"{label}: the graph can't be read ({_root_cause(error)}); check it with onnx.checker"
+            f"{label}: the graph can't be read ({root_cause(error)}); check it with onnx.checker"
         ) from None
-    except RecursionError:
-        raise ModelError(f"{label}: subgraphs are nested too deeply to be read") from None
     for tensor in _external_tensors(model):
         tensor.base_dir = str(folder)
     _check_external_data(model, label)
@@ -189,14 +194,15 @@ def _inline(model: ir.Model, label: str) -> ir.Model:
     """Replace calls of the model's local functions by their bodies, in a copy: the user's model stays as it is."""
     if not model.functions:
         return model
+    from onnx_ir.passes import InvariantError, PassError
     from onnx_ir.passes.common import InlinePass
 
-    inlined = model.clone()
     try:
         with _silence("onnx_ir.passes.common.inliner"):
+            inlined = model.clone()
             InlinePass()(inlined)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(f"{label}: its local functions can't be inlined ({_first_line(error)})") from None
+    except (ValueError, RuntimeError, KeyError, TypeError, IndexError, PassError, InvariantError) as error:
+        raise ModelError(f"{label}: its local functions can't be inlined ({root_cause(error)})") from None
     return inlined
 
 
@@ -221,39 +227,36 @@ def _check_external_data(model: ir.Model, label: str) -> None:
     for tensor in _external_tensors(model):
         location = str(tensor.location)
         if location not in locations:
-            locations[location] = (_safe_path(tensor, label), str(tensor.name))
+            locations[location] = (_path(tensor, label), clean(tensor.name))
     missing = [location for location, (path, _) in locations.items() if not path.exists()]
     if missing and len(missing) == len(locations):
         path, tensor_name = locations[missing[0]]
         more = f" (and {len(missing) - 1} more files)" if len(missing) > 1 else ""
         raise ModelError(
-            f"{label}: its external data {missing[0]!r}{more}, needed by tensor {tensor_name!r}, is missing; "
+            f"{label}: its external data {clean(missing[0])!r}{more}, needed by tensor {tensor_name!r}, is missing; "
             f"put it into {path.parent}"
         )
 
 
-def _safe_path(tensor: Any, label: str) -> Path:
-    """Where a tensor's external data lies.
+def _path(tensor: Any, label: str) -> Path:
+    from .tensors import safe_path
 
-    Raises:
-        UnsafeModelError: outside the model's folder (absolute, `..`, a link that leads out), or no regular file.
-    """
-    location = str(tensor.location)
-    where = f"{label}: tensor {tensor.name!r} asks for external data {location!r}"
-    mend = "keep the data file beside the model"
-    folder = Path(tensor.base_dir or Path.cwd()).resolve()
-    parts = location.replace("\\", "/").split("/")
-    if not location or "\0" in location or Path(location).is_absolute() or ".." in parts:
-        raise UnsafeModelError(f"{where}, which is outside the model's folder: refused; {mend}")
-    path = folder / location
     try:
-        if not path.resolve().is_relative_to(folder):
-            raise UnsafeModelError(f"{where}, a link that leads out of the model's folder: refused; {mend}")
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            raise UnsafeModelError(f"{where}, which is not a regular file: refused; {mend}")
-    except (OSError, RuntimeError) as error:
-        raise ModelError(f"{where}, which can't be opened ({_first_line(error)})") from None
-    return path
+        return safe_path(tensor)
+    except (UnsafeModelError, ModelError) as error:
+        raise type(error)(f"{label}: {error}") from None
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Hold Python's garbage collector off while a million objects are made that will all stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager
@@ -269,14 +272,3 @@ def _silence(name: str) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(drop)
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:200]

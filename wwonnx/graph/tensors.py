@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..errors import WeightError
+from ..errors import ModelError, UnsafeModelError, WeightError
+from .words import clean, first_line
 
 FLOATS = frozenset(
     {
@@ -56,11 +58,41 @@ def read_tensor(tensor: ir.TensorProtocol) -> NDArray[Any]:
             return _map_external(tensor)
         _check_size(tensor)
         return np.asarray(tensor.numpy())
-    except (OSError, ValueError, TypeError, OverflowError, MemoryError, AssertionError) as error:
-        lines = str(error).splitlines()
-        raise WeightError(
-            f"tensor {tensor.name!r} can't be read: {(lines or [type(error).__name__])[0][:200]}"
-        ) from None
+    except (ModelError, OSError, ValueError, TypeError, OverflowError, MemoryError, AssertionError) as error:
+        raise WeightError(f"tensor {clean(tensor.name)!r} can't be read: {first_line(error)}") from None
+
+
+def element_type(tensor: ir.TensorProtocol) -> ir.DataType:
+    """A tensor's element type; UNDEFINED where the file gives a number that means nothing."""
+    try:
+        return tensor.dtype
+    except ValueError:
+        return ir.DataType.UNDEFINED
+
+
+def safe_path(tensor: Any) -> Path:
+    """Where a tensor's external data lies. It is asked for at opening and again at reading.
+
+    Raises:
+        UnsafeModelError: outside the model's folder (absolute, `..`, a link that leads out), or no regular file.
+        ModelError: it can't be looked at.
+    """
+    location = str(tensor.location)
+    where = f"tensor {clean(tensor.name)!r} asks for external data {clean(location)!r}"
+    mend = "keep the data file beside the model"
+    folder = Path(tensor.base_dir or Path.cwd()).resolve()
+    parts = location.replace("\\", "/").split("/")
+    if not location or "\0" in location or Path(location).is_absolute() or ".." in parts:
+        raise UnsafeModelError(f"{where}, which is outside the model's folder: refused; {mend}")
+    path = folder / location
+    try:
+        if not path.resolve().is_relative_to(folder):
+            raise UnsafeModelError(f"{where}, a link that leads out of the model's folder: refused; {mend}")
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            raise UnsafeModelError(f"{where}, which is not a regular file: refused; {mend}")
+    except (OSError, RuntimeError) as error:
+        raise ModelError(f"{where}, which can't be opened ({first_line(error)})") from None
+    return path
 
 
 def _check_size(tensor: ir.TensorProtocol) -> None:
@@ -83,9 +115,11 @@ def _map_external(tensor: Any) -> NDArray[Any]:
     Closing onnx_ir's map of the whole file would pull it away under layers that read the same file in another thread.
     """
     shape = shape_of(tensor)
+    if any(n < 0 for n in shape):
+        raise ValueError(f"its shape is {list(shape)}")
     bits = tensor.dtype.bitwidth
     offset, needed = tensor.offset or 0, math.ceil(math.prod(shape) * bits / 8)
-    path = Path(tensor.path)
+    path = safe_path(tensor)
     if not path.is_file():
         raise ValueError(f"external data file {str(tensor.location)!r} is missing; put it into {path.parent}")
     size = path.stat().st_size

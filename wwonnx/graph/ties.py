@@ -40,8 +40,8 @@ def _shape(weight: Found) -> tuple[int, ...]:
 def _merge_group(group: list[Found]) -> set[int]:
     gone: set[int] = set()
     by_sample: dict[bytes, list[Found]] = {}
-    for weight in group:
-        sample = _sample(weight)
+    for weight in _alike(group):
+        sample = _sample(weight, _SAMPLES)
         if sample is None:
             continue
         alike = by_sample.setdefault(sample, [])
@@ -55,7 +55,17 @@ def _merge_group(group: list[Found]) -> set[int]:
     return gone
 
 
-def _sample(weight: Found) -> bytes | None:
+def _alike(group: list[Found]) -> list[Found]:
+    """Those whose corner is also another's: one value of each tells almost all apart, and costs one page of a file."""
+    corners: dict[bytes, list[Found]] = {}
+    for weight in group:
+        corner = _sample(weight, 1)
+        if corner is not None:
+            corners.setdefault(corner, []).append(weight)
+    return [weight for alike in corners.values() if len(alike) > 1 for weight in alike]
+
+
+def _sample(weight: Found, samples: int) -> bytes | None:
     """A few values that a transpose leaves in place; None where the weight can't be read or is not worth the look."""
     if weight.constant.work > 0 and weight.constant.size > _MOST_UNIFORM:
         return None  # computed: a look would cost the whole expression
@@ -66,9 +76,9 @@ def _sample(weight: Found) -> bytes | None:
     length = min(array.shape[:2])
     if length == 0:
         return None
-    index = np.unique(np.linspace(0, length - 1, _SAMPLES).astype(int))
+    index = np.unique(np.linspace(0, length - 1, samples).astype(int))
     values = np.asarray(array[index, index], dtype=np.float64)
-    if array.size > _MOST_UNIFORM and np.all(values == values.flat[0]):
+    if samples > 1 and array.size > _MOST_UNIFORM and np.all(values == values.flat[0]):
         return None
     return values.tobytes()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
+from .words import clean
 
 #: Attributes in which a Constant node may hold its value, and their element types.
 _CONSTANT_VALUES: dict[str, type[np.generic] | None] = {
@@ -65,17 +66,25 @@ def is_onnx(node: ir.Node, *op_types: str) -> bool:
 
 def constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
     """The tensor of a Constant node, None for other nodes and for strings."""
-    if not is_onnx(node, "Constant"):
+    if not is_onnx(node, "Constant") or not node.outputs:
         return None
     for name, dtype in _CONSTANT_VALUES.items():
         attribute = node.attributes.get(name)
         if attribute is None or attribute.is_ref():
             continue
         if dtype is not None:
-            return ir.Tensor(np.asarray(attribute.value, dtype=dtype), name=node.outputs[0].name)
-        tensor: ir.TensorProtocol = attribute.value
-        return tensor
+            return _small_tensor(attribute, dtype, node.outputs[0].name)
+        if attribute.type == ir.AttributeType.TENSOR:
+            tensor: ir.TensorProtocol = attribute.value
+            return tensor
     return None
+
+
+def _small_tensor(attribute: ir.Attr, dtype: type[np.generic], name: str | None) -> ir.TensorProtocol | None:
+    try:
+        return ir.Tensor(np.asarray(attribute.value, dtype=dtype), name=name)
+    except (TypeError, ValueError, OverflowError):
+        return None  # the attribute is of another type than its name says
 
 
 def constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
@@ -95,7 +104,10 @@ def integers(node: ir.Node, name: str) -> tuple[int, ...] | None:
     attribute = node.attributes.get(name)
     if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.INTS:
         return None
-    return tuple(int(n) for n in attribute.value)
+    try:
+        return tuple(int(n) for n in attribute.value)
+    except (TypeError, ValueError):
+        return None
 
 
 def integer(node: ir.Node, name: str, default: int) -> int:
@@ -133,5 +145,5 @@ def text(node: ir.Node, name: str, default: str) -> str:
 
 def describe_node(node: ir.Node) -> str:
     """A node in words: its operator and, where it has one, its name."""
-    operator: Any = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-    return f"{operator} {node.name!r}" if node.name else str(operator)
+    operator = clean(node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}")
+    return f"{operator} {clean(node.name)!r}" if node.name else operator

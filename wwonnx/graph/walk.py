@@ -17,6 +17,7 @@ from .names import Namer
 from .operators import Operand, Reading, Site, Splits, is_known, operands
 from .tensors import FLOATS
 from .traverse import constant_tensor, describe_node, is_onnx, nodes, owners
+from .words import clean
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def _unknown(node: ir.Node, finder: ConstantFinder) -> Iterator[_Refused]:
         if not isinstance(constant, Constant) or len(constant.shape) < 2 or min(constant.shape[-2:]) < 2:
             continue
         if constant.dtype in FLOATS or constant.dtype.bitwidth <= 8:
-            reason = f"wwonnx does not know the operator {node.domain}.{node.op_type}"
+            reason = f"wwonnx does not know the operator {clean(f'{node.domain}.{node.op_type}')}"
             yield _Refused(constant.leaves, reason, constant, node)
 
 

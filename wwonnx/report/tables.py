@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..graph.words import clean
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
@@ -210,7 +212,7 @@ def _cell(value: Any) -> str:
         return _number(value)
     if isinstance(value, list):
         return "x".join(map(str, value)) or "scalar"
-    return "" if value is None or str(value) == "<NA>" else str(value)
+    return "" if value is None or str(value) == "<NA>" else clean(value)
 
 
 def _number(value: float) -> str:

@@ -16,6 +16,8 @@ Array = NDArray[np.float64]
 
 #: Tall matrices with more than so many rows, and than four times their columns, are summed in blocks of so many rows.
 _BLOCK_ROWS = 2048
+#: Squares beyond these leave no room for their sums and powers. Weights of float32 never come near.
+_HUGE, _TINY = 1e250, 1e-200
 _EPS64 = float(np.finfo(np.float64).eps)
 
 
@@ -35,6 +37,12 @@ class Spectrum:
     def pooled(self) -> Array:
         """All eigenvalues, ascending: the layer's empirical spectral density (ESD)."""
         return np.sort(self.eigenvalues, axis=None)
+
+    @property
+    def nonzero(self) -> Array:
+        """The eigenvalues that are not zero within the ranks, ascending: the `ranks[i]` largest of each matrix i."""
+        rows = zip(self.eigenvalues, self.ranks, strict=True)
+        return np.sort(np.concatenate([row[row.size - rank :] for row, rank in rows]))
 
     def scaled(self, factor: float) -> Spectrum:
         """The spectrum of the matrices times sqrt(factor)."""
@@ -66,8 +74,12 @@ def spectrum(load: Callable[[], NDArray[Any]], eps: float) -> Spectrum:
     except np.linalg.LinAlgError as error:
         raise WeightError(f"the eigenvalues did not converge ({error})") from None
     del gram
-    ranks = [_rank(row, partial(_matrix, load, index), eps) for index, row in enumerate(values)]
-    return Spectrum(values, np.array(ranks, dtype=np.intp))
+    ranks = np.empty(len(values), dtype=np.intp)
+    for index, row in enumerate(values):
+        ranks[index], exact = _rank(row, partial(_matrix, load, index), eps)
+        if exact is not None:
+            values[index] = exact
+    return Spectrum(values, ranks)
 
 
 def gram_matrices(load: Callable[[], NDArray[Any]]) -> Array:
@@ -83,23 +95,24 @@ def gram_matrices(load: Callable[[], NDArray[Any]]) -> Array:
     count, rows, columns = matrices.shape
     tall = matrices if rows >= columns else matrices.swapaxes(1, 2)
     length, width = tall.shape[1:]
-    if length <= max(4 * width, _BLOCK_ROWS):
-        exact = tall.astype(np.float64)
-        del matrices, tall
-        gram: Array = np.matmul(exact.swapaxes(1, 2), exact)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite weights are reported, not warned of
+        if length <= max(4 * width, _BLOCK_ROWS):
+            exact = tall.astype(np.float64)
+            del matrices, tall
+            gram: Array = np.matmul(exact.swapaxes(1, 2), exact)
+            return gram
+        gram = np.zeros((count, width, width))
+        for start in range(0, length, _BLOCK_ROWS):
+            exact = tall[:, start : start + _BLOCK_ROWS].astype(np.float64)
+            gram += np.matmul(exact.swapaxes(1, 2), exact)
         return gram
-    gram = np.zeros((count, width, width))
-    for start in range(0, length, _BLOCK_ROWS):
-        exact = tall[:, start : start + _BLOCK_ROWS].astype(np.float64)
-        gram += np.matmul(exact.swapaxes(1, 2), exact)
-    return gram
 
 
 def _check_finite(gram: Array, load: Callable[[], NDArray[Any]]) -> None:
     """One look at the diagonal of the Gram matrices tells whether every weight was finite."""
     diagonal = np.diagonal(gram, axis1=1, axis2=2)
-    if np.isfinite(diagonal).all():
-        if not diagonal.any() and load().astype(bool).any():
+    if (diagonal < _HUGE).all():
+        if diagonal.max() < _TINY and load().astype(bool).any():
             raise WeightError("the weights are so small that their squares are zero in float64; rescale the layer")
         return
     matrices = load()
@@ -117,18 +130,30 @@ def _matrix(load: Callable[[], NDArray[Any]], index: int) -> NDArray[Any]:
     return matrix
 
 
-def _rank(values: Array, load: Callable[[], NDArray[Any]], eps: float) -> int:
+def _rank(values: Array, load: Callable[[], NDArray[Any]], eps: float) -> tuple[int, Array | None]:
     """Number of singular values above S.max * eps, from the eigenvalues of the Gram matrix where they can tell.
 
     Rounding moves an eigenvalue of a Gram matrix by a few units of eps64 * lambda_max (1.4 at M = 64 and 5 at
-    M = 4096, measured on matrices of known rank); the threshold for float32 weights is 64 of them.
+    M = 4096, measured on matrices of known rank); the threshold for float32 weights is 64 of them. Otherwise the SVD
+    tells; its own noise grows with the size of the matrix, so that float64 weights need a threshold that does too.
+
+    Returns:
+        The rank, and the eigenvalues, ascending, where the SVD had to be taken: they are the more exact ones.
+
+    Raises:
+        WeightError: the SVD did not converge.
     """
     if not values.size or values[-1] == 0.0:
-        return 0
+        return 0, None
     noise = (2.0 + 0.25 * np.sqrt(values.size)) * _EPS64 * values[-1]
     threshold = eps * eps * values[-1]
     doubtful = (values > threshold - noise) & (values < threshold + noise)
     if not doubtful.any():
-        return int(np.count_nonzero(values > threshold))
-    exact = np.linalg.svd(load().astype(np.float64), compute_uv=False)
-    return int(np.count_nonzero(exact > exact[0] * eps))
+        return int(np.count_nonzero(values > threshold)), None
+    matrix = load().astype(np.float64)
+    try:
+        exact = np.linalg.svd(matrix, compute_uv=False)
+    except np.linalg.LinAlgError as error:
+        raise WeightError(f"the singular values did not converge ({error})") from None
+    rank = int(np.count_nonzero(exact > exact[0] * max(eps, _EPS64 * max(matrix.shape))))
+    return rank, np.square(exact[::-1])

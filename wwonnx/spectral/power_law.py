@@ -95,12 +95,12 @@ def fit_power_law(esd: Array, ignore_largest: int = 0) -> PowerLaw:
         xmax=float(x[-1]),
         D=distance,
         sigma=(alpha - 1.0) / float(np.sqrt(tail)),
-        num_pl_spikes=tail,
+        num_pl_spikes=int(x.size - np.searchsorted(x, x[start])),
     )
 
 
 def exponents(x: Array) -> tuple[Array, Array]:
-    """ln(x / x_0), and the maximum likelihood alpha of every tail that begins at i = 0 .. n - 2.
+    """ln(x / x_max), and the maximum likelihood alpha of every tail that begins at i = 0 .. n - 2.
 
     The sum over a tail is built from the gaps between neighbours, all positive, so that nothing cancels:
     S_i = S_(i+1) + (n - 1 - i) ln(x_(i+1) / x_i).
@@ -112,7 +112,7 @@ def exponents(x: Array) -> tuple[Array, Array]:
         The logarithms, shape (n,), and the exponents, shape (n - 1,); inf where a tail is flat.
     """
     gaps = np.log1p((x[1:] - x[:-1]) / x[:-1])
-    logs = np.concatenate(([0.0], np.cumsum(gaps)))
+    logs = np.concatenate((-np.cumsum(gaps[::-1])[::-1], [0.0]))
     followers = np.arange(x.size - 1, 0, -1)
     sums = np.cumsum((followers * gaps)[::-1])[::-1]
     flat = logs[-1] - logs[:-1] < _FLAT

@@ -38,6 +38,8 @@ def trace_log(esd: Array) -> TraceLog:
     descending = esd[::-1]
     with np.errstate(divide="ignore"):
         logs = np.log(descending * (esd.size / esd.sum()))
-    below = np.flatnonzero(np.cumsum(logs) < 0.0)
+    # Each logarithm is rounded: a product of ones must not read as less than one.
+    rounding = 4.0 * np.finfo(np.float64).eps * np.arange(1, esd.size + 1)
+    below = np.flatnonzero(np.cumsum(logs) < -rounding)
     num = int(below[0]) + 1 if below.size else esd.size
     return TraceLog(num, float(descending[num - 1]))

@@ -49,6 +49,12 @@ class Reading:
     shape: tuple[int, ...] | None = None
     depthwise: bool = False
 
+    def fits(self, weight: tuple[int, ...]) -> bool:
+        """Whether the layout takes each axis of the part of a weight of this shape once."""
+        rank = len(weight) - sum(not isinstance(part, slice) for part in self.region)
+        axes = self.layout.stack + self.layout.rows + self.layout.columns
+        return sorted(axes) == list(range(rank if self.shape is None else len(self.shape)))
+
 
 @dataclass(frozen=True)
 class Operand:
@@ -116,6 +122,8 @@ class Site:
         readings: list[Reading] = []
         if isinstance(weight, Opaque):
             refused = weight.reason
+        elif any(n < 0 for n in weight.shape):
+            refused = f"its shape is {list(weight.shape)}"
         elif not weight.is_float:
             refused = f"elements are {weight.dtype.name.lower()} and no scale was found: no trained weight"
         else:
@@ -123,6 +131,8 @@ class Site:
                 readings = read(weight.shape)
             except ValueError as error:
                 refused = str(error)
+            if any(not reading.fits(weight.shape) for reading in readings):
+                readings, refused = [], f"its shape {list(weight.shape)} does not fit {self.node.op_type}"
         yield Operand(index, weight, layer_type, tuple(readings), refused, role, bias)
 
     def refuse(self, index: int, layer_type: LAYER_TYPE, reason: str) -> Iterator[Operand]:

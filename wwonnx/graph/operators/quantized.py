@@ -186,6 +186,9 @@ def gather_block_quantized(site: Site) -> Iterator[Operand]:
     codes, scales, zeros = (site.constant(index) for index in (0, 2, 3))
     if codes is None or scales is None or len(codes.shape) != 2:
         return
+    if integer(site.node, "bits", 4) not in (2, 4, 8) or integer(site.node, "block_size", 128) < 1:
+        yield from site.refuse(0, LAYER_TYPE.EMBEDDING, "its bits or block_size make no sense")
+        return
     axis = integer(site.node, "quantize_axis", 1)
     block = integer(site.node, "block_size", 128)
     bits = integer(site.node, "bits", 4)

@@ -1,0 +1,115 @@
+"""What is checked of a parsed file before anything is built from it: bounds that a hostile file must not pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+from ..errors import ModelError
+from .words import clean
+
+#: Deeper subgraphs, and more nodes once local functions are inlined, are not read.
+_MOST_NESTED, _MOST_INLINED = 100, 2_000_000
+#: Integer lists and element types are checked in these fields of tensors.
+_ELEMENT_TYPES = frozenset(onnx.TensorProto.DataType.values())
+
+
+def check_proto(proto: onnx.ModelProto, label: str) -> None:
+    """Refuse what could not be read, or only at a ruinous cost, naming the culprit.
+
+    Raises:
+        ModelError: subgraphs nested too deeply, functions that call themselves or expand without bound, names that are
+            no text, tensors of unknown element types or with broken entries for external data.
+    """
+    bodies = [(list(proto.graph.node), proto.graph)] + [(list(function.node), None) for function in proto.functions]
+    for nodes, graph in bodies:
+        _check_body(nodes, graph, label)
+    if proto.functions:
+        _check_functions(proto, label)
+
+
+def _check_body(nodes: list[onnx.NodeProto], graph: onnx.GraphProto | None, label: str) -> None:
+    """Walk a body and its subgraphs with a stack of its own: (nodes, graph, depth)."""
+    waiting: list[tuple[list[onnx.NodeProto], onnx.GraphProto | None, int]] = [(nodes, graph, 0)]
+    while waiting:
+        body, inner, depth = waiting.pop()
+        if depth > _MOST_NESTED:
+            raise ModelError(f"{label}: subgraphs are nested more than {_MOST_NESTED} deep; refused")
+        if inner is not None:
+            for tensor in inner.initializer:
+                _check_tensor(tensor, label)
+        for node in body:
+            if not (type(node.op_type) is type(node.domain) is type(node.name) is str):
+                raise ModelError(f"{label}: a node's name or operator is not UTF-8 text; export the model again")
+            for name in (*node.input, *node.output):
+                if type(name) is not str:
+                    raise ModelError(f"{label}: a name in node {clean(node.name)!r} is not UTF-8 text; export again")
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.TENSOR:
+                    _check_tensor(attribute.t, label)
+                else:
+                    waiting += [(list(graph.node), graph, depth + 1) for graph in subgraphs(attribute)]
+
+
+def subgraphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in an attribute."""
+    if attribute.type == onnx.AttributeProto.GRAPH:
+        yield attribute.g
+    elif attribute.type == onnx.AttributeProto.GRAPHS:
+        yield from attribute.graphs
+
+
+def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
+    if type(tensor.name) is not str:
+        raise ModelError(f"{label}: the name of a tensor is not UTF-8 text; export the model again")
+    where = f"{label}: tensor {clean(tensor.name)!r}"
+    if tensor.data_type not in _ELEMENT_TYPES:
+        raise ModelError(f"{where} has the unknown element type {tensor.data_type}; export the model again")
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    if type(entries.get("location")) is not str or not entries["location"]:
+        raise ModelError(f"{where} keeps its data in a file that it does not name; export the model again")
+    for key in ("offset", "length"):
+        value = entries.get(key, "0")
+        if type(value) is not str or not value.isdecimal() or not value.isascii():
+            raise ModelError(f"{where} has {key} {clean(value)!r} for its external data; export the model again")
+
+
+def _check_functions(proto: onnx.ModelProto, label: str) -> None:
+    """Count what inlining would make, functions from the innermost outwards."""
+    bodies = {(function.domain, function.name, function.overload): function.node for function in proto.functions}
+    sizes: dict[tuple[str, str, str], int] = {}
+    for start in bodies:
+        stack, open_ = [start], {start}
+        while stack:
+            top = stack[-1]
+            calls = [key for key in map(_callee, _all_nodes(bodies[top])) if key in bodies]
+            waiting = next((key for key in calls if key not in sizes), None)
+            if top in sizes or waiting is None:
+                sizes.setdefault(top, len(list(_all_nodes(bodies[top]))) + sum(sizes[key] for key in calls))
+                if sizes[top] > _MOST_INLINED:
+                    raise ModelError(f"{label}: inlining its local functions would make {sizes[top]:,} nodes; refused")
+                open_.discard(stack.pop())
+            elif waiting in open_:
+                raise ModelError(f"{label}: its local function {clean(waiting[1])!r} calls itself; refused")
+            else:
+                stack.append(waiting)
+                open_.add(waiting)
+    total = sum(sizes.get(_callee(node), 1) for node in _all_nodes(proto.graph.node))
+    if total > _MOST_INLINED:
+        raise ModelError(f"{label}: inlining its local functions would make {total:,} nodes; refused")
+
+
+def _callee(node: onnx.NodeProto) -> tuple[str, str, str]:
+    return node.domain, node.op_type, node.overload
+
+
+def _all_nodes(nodes: object) -> Iterator[onnx.NodeProto]:
+    waiting = [nodes]
+    while waiting:
+        for node in waiting.pop():  # type: ignore[attr-defined]
+            yield node
+            for attribute in node.attribute:
+                waiting += [graph.node for graph in subgraphs(attribute)]
