@@ -39,15 +39,10 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def alternate(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[Timings, Timings]:
-    """Time two functions in turn, A B A B ..., so that whatever slows the machine down slows both."""
-    pairs = [(seconds(first), seconds(second)) for _ in range(repeats)]
-    return Timings(tuple(a for a, _ in pairs)), Timings(tuple(b for _, b in pairs))
-
-
-def median_of(work: Callable[[], object], repeats: int) -> float:
-    """Median wall-clock seconds of several calls."""
-    return statistics.median(seconds(work) for _ in range(repeats))
+def alternate(repeats: int, *works: Callable[[], object]) -> list[Timings]:
+    """Time functions in turn, A B A B ..., so that whatever slows the machine down slows all of them."""
+    rounds = [[seconds(work) for work in works] for _ in range(repeats)]
+    return [Timings(tuple(times)) for times in zip(*rounds, strict=True)]
 
 
 def machine() -> str:

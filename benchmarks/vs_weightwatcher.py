@@ -62,7 +62,7 @@ def compare(name: str, seed: int, repeats: int) -> str:
         def run_wwonnx() -> None:
             results["ours"] = wwonnx.analyze(path)
 
-        theirs, ours = alternate(run_weightwatcher, run_wwonnx, repeats)
+        theirs, ours = alternate(repeats, run_weightwatcher, run_wwonnx)
     difference = alpha_difference(results["theirs"], results["ours"])
     return (
         f"{name:<12}{len(weights):>7}{theirs.median:>10.3f}{ours.median:>11.4f}{theirs.median / ours.median:>8.1f}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -162,3 +164,26 @@ def run_all(source: onnx.ModelProto, **feeds: Array) -> list[Array]:
 def singular_values(matrices: Array) -> Array:
     """Of all matrices of a stack together, ascending."""
     return np.sort(np.linalg.svd(np.asarray(matrices, dtype=np.float64), compute_uv=False).reshape(-1))
+
+
+#: PyTorch's exporters by name, and the arguments that choose them.
+EXPORTERS: dict[str, dict[str, bool]] = {
+    "dynamo": {"dynamo": True},
+    "dynamo_unoptimised": {"dynamo": True, "optimize": False},
+    "torchscript": {"dynamo": False},
+    "torchscript_unfolded": {"dynamo": False, "do_constant_folding": False},
+}
+
+
+def exported(module: Any, arguments: tuple[Any, ...], exporter: str) -> onnx.ModelProto:
+    """A torch.nn.Module as one of PyTorch's exporters writes it."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if EXPORTERS[exporter]["dynamo"]:
+            program = torch.onnx.export(module.eval(), arguments, verbose=False, **EXPORTERS[exporter])
+            return onnx.load_model_from_string(program.model_proto.SerializeToString())
+        buffer = io.BytesIO()
+        torch.onnx.export(module.eval(), arguments, buffer, **EXPORTERS[exporter])
+    return onnx.load_model_from_string(buffer.getvalue())

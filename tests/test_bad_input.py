@@ -220,7 +220,6 @@ EXTERNAL = {
     "offset": (external([16, 16], "there.bin", offset=4), "cut short"),
     "far": (external([16, 16], "there.bin", offset=10**15), "there.bin"),
     "beyond64": (external([16, 16], "there.bin", offset=10**30), "there.bin"),
-    "negative": (external([16, 16], "there.bin", offset=-4), "there.bin"),
     "length": (external([16, 16], "there.bin", offset=0, length=BYTES - 4), "entry gives"),
     "larger": (external([17, 16], "there.bin"), "cut short"),
     "huge": (external([10**9, 10**9], "there.bin"), "there.bin"),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx
 
 from ..errors import ModelError
 from .words import clean
 
-#: Deeper subgraphs, and more nodes once local functions are inlined, are not read.
-_MOST_NESTED, _MOST_INLINED = 100, 2_000_000
+#: Deeper subgraphs, and more nodes (also once local functions are inlined), are not read. Real models have thousands.
+_MOST_NESTED, _MOST_NODES = 100, 500_000
 #: Integer lists and element types are checked in these fields of tensors.
 _ELEMENT_TYPES = frozenset(onnx.TensorProto.DataType.values())
 
@@ -22,18 +22,22 @@ def check_proto(proto: onnx.ModelProto, label: str) -> None:
         ModelError: subgraphs nested too deeply, functions that call themselves or expand without bound, names that are
             no text, tensors of unknown element types or with broken entries for external data.
     """
-    bodies = [(list(proto.graph.node), proto.graph)] + [(list(function.node), None) for function in proto.functions]
-    for nodes, graph in bodies:
-        _check_body(nodes, graph, label)
+    _check_body(proto.graph.node, proto.graph, label)
+    for function in proto.functions:
+        _check_body(function.node, None, label)
     if proto.functions:
         _check_functions(proto, label)
 
 
-def _check_body(nodes: list[onnx.NodeProto], graph: onnx.GraphProto | None, label: str) -> None:
+def _check_body(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto | None, label: str) -> None:
     """Walk a body and its subgraphs with a stack of its own: (nodes, graph, depth)."""
-    waiting: list[tuple[list[onnx.NodeProto], onnx.GraphProto | None, int]] = [(nodes, graph, 0)]
+    waiting: list[tuple[Sequence[onnx.NodeProto], onnx.GraphProto | None, int]] = [(nodes, graph, 0)]
+    count = 0
     while waiting:
         body, inner, depth = waiting.pop()
+        count += len(body)
+        if count > _MOST_NODES:
+            raise ModelError(f"{label}: it has {count:,} nodes, more than {_MOST_NODES:,}; refused")
         if depth > _MOST_NESTED:
             raise ModelError(f"{label}: subgraphs are nested more than {_MOST_NESTED} deep; refused")
         if inner is not None:
@@ -49,7 +53,7 @@ def _check_body(nodes: list[onnx.NodeProto], graph: onnx.GraphProto | None, labe
                 if attribute.type == onnx.AttributeProto.TENSOR:
                     _check_tensor(attribute.t, label)
                 else:
-                    waiting += [(list(graph.node), graph, depth + 1) for graph in subgraphs(attribute)]
+                    waiting += [(graph.node, graph, depth + 1) for graph in subgraphs(attribute)]
 
 
 def subgraphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
@@ -69,7 +73,7 @@ def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    if type(entries.get("location")) is not str or not entries["location"]:
+    if type(entries.get("location")) is not str:
         raise ModelError(f"{where} keeps its data in a file that it does not name; export the model again")
     for key in ("offset", "length"):
         value = entries.get(key, "0")
@@ -89,7 +93,7 @@ def _check_functions(proto: onnx.ModelProto, label: str) -> None:
             waiting = next((key for key in calls if key not in sizes), None)
             if top in sizes or waiting is None:
                 sizes.setdefault(top, len(list(_all_nodes(bodies[top]))) + sum(sizes[key] for key in calls))
-                if sizes[top] > _MOST_INLINED:
+                if sizes[top] > _MOST_NODES:
                     raise ModelError(f"{label}: inlining its local functions would make {sizes[top]:,} nodes; refused")
                 open_.discard(stack.pop())
             elif waiting in open_:
@@ -98,7 +102,7 @@ def _check_functions(proto: onnx.ModelProto, label: str) -> None:
                 stack.append(waiting)
                 open_.add(waiting)
     total = sum(sizes.get(_callee(node), 1) for node in _all_nodes(proto.graph.node))
-    if total > _MOST_INLINED:
+    if total > _MOST_NODES:
         raise ModelError(f"{label}: inlining its local functions would make {total:,} nodes; refused")
 
 

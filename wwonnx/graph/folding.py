@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from .traverse import is_onnx, nodes
+from .traverse import is_onnx, metadata, nodes
+from .words import string_list
 
 #: Names that exporters give to weights that they changed.
 _CHANGED = re.compile(r"(^onnx::Conv(Transpose)?_\d+$|/merged_input(:0)?$|^\d+$)")
@@ -37,7 +37,7 @@ class FoldingSigns:
         """Whether the weight that `node` reads from `root` shows a sign of folding."""
         if not is_onnx(node, "Conv", "ConvTranspose"):
             return False
-        if "FuseBatchNormInto" in node.metadata_props.get(_RULE, ""):
+        if "FuseBatchNormInto" in metadata(node, _RULE):
             return True
         if (root.name or "").removesuffix(":0").endswith("/merged_input"):
             return True
@@ -48,17 +48,9 @@ class FoldingSigns:
 
 def _in_batch_norm(node: ir.Node) -> bool:
     """Whether the exporter says that a convolution comes from a normalisation module."""
-    classes = _strings(node.metadata_props.get(_CLASSES, "[]"))
-    scopes = _strings(node.metadata_props.get(_SCOPES, "[]"))
+    classes = string_list(metadata(node, _CLASSES))
+    scopes = string_list(metadata(node, _SCOPES))
     return any("batchnorm" in name.lower() for name in classes[-2:]) or any(map(_BATCH_NORM.search, scopes[-2:-1]))
-
-
-def _strings(text: str) -> list[str]:
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return []
-    return [str(item) for item in found] if isinstance(found, list) else []
 
 
 def _biased(node: ir.Node) -> bool:

@@ -6,12 +6,12 @@ into the metadata; the node's path (TorchScript, TensorFlow); the tensor's path;
 
 from __future__ import annotations
 
-import ast
 import re
 
 import onnx_ir as ir
 
-from .words import clean
+from .traverse import metadata
+from .words import clean, string_list
 
 _SIGNATURE = re.compile(r"^\s*(\w+): (?:PARAMETER|BUFFER) target='([^']+)'", re.MULTILINE)
 _FX_ARGUMENT = re.compile(r"%(\w+)")
@@ -32,7 +32,7 @@ class Namer:
     """Gives each weight of a model its module path, once: names are unique within the model."""
 
     def __init__(self, model: ir.Model) -> None:
-        signature = model.graph.metadata_props.get("pkg.torch.export.ExportedProgram.graph_signature", "")
+        signature = metadata(model.graph, "pkg.torch.export.ExportedProgram.graph_signature")
         self._targets: dict[str, str] = dict(_SIGNATURE.findall(signature))
         self._parameters = set(self._targets.values())
         self._taken: dict[str, int] = {}
@@ -91,7 +91,7 @@ class Namer:
     def _from_parameters(self, root: ir.Value, node: ir.Node, role: str) -> str:
         """The parameter that a folded tensor came from, as dynamo wrote it into the metadata."""
         wanted = {"W": "_ih_", "R": "_hh_"}.get(role, "")
-        origin = root.metadata_props.get("pkg.onnxscript.optimizer.folded_from", "")
+        origin = metadata(root, "pkg.onnxscript.optimizer.folded_from")
         origins: list[str] = re.findall(r"[\w.]+", origin)
         for name in (*origins, *self._fx_parameters(node)):
             if name in self._parameters and not name.endswith("bias") and wanted in name:
@@ -101,17 +101,14 @@ class Namer:
     @staticmethod
     def _module_scope(node: ir.Node) -> str:
         """The module that holds the node, as dynamo wrote it."""
-        try:
-            scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-        except (ValueError, SyntaxError):
-            return ""
-        if not isinstance(scopes, list) or len(scopes) < 2:
+        scopes = string_list(metadata(node, "pkg.torch.onnx.name_scopes"))
+        if len(scopes) < 2:
             return ""
         return f"{scopes[-2] or scopes[-1]}"  # a call of the model itself has but its own name
 
     def _fx_parameters(self, node: ir.Node) -> list[str]:
         """Parameters among the arguments of the traced call that the node stands for."""
-        call = node.metadata_props.get("pkg.torch.onnx.fx_node", "").partition("args =")[2]
+        call = metadata(node, "pkg.torch.onnx.fx_node").partition("args =")[2]
         return [self._targets[argument] for argument in _FX_ARGUMENT.findall(call) if argument in self._targets]
 
 

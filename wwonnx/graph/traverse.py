@@ -118,6 +118,12 @@ def integer(node: ir.Node, name: str, default: int) -> int:
     return int(attribute.value)
 
 
+def metadata(holder: ir.Node | ir.Value | ir.Graph, key: str) -> str:
+    """What an exporter noted; empty where it did not, or in bytes that are no text."""
+    noted: object = holder.metadata_props.get(key, "")
+    return noted if isinstance(noted, str) else ""
+
+
 def downstream(node: ir.Node, through: tuple[str, ...], most: int = 8) -> Iterator[ir.Node]:
     """The nodes that read a node's first output, and what follows those of them that only pass it on.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+
 _LONGEST = 200
+_LONGEST_LIST = 20_000
 
 
 def clean(text: object, longest: int = _LONGEST) -> str:
@@ -25,3 +28,14 @@ def root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)
+
+
+def string_list(text: str) -> list[str]:
+    """A list of strings as Python writes it, the form in which exporters note scopes; empty where it is none."""
+    if len(text) > _LONGEST_LIST:
+        return []
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return []
+    return [str(item) for item in found] if isinstance(found, list) else []

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ...layer import LAYER_TYPE, MATRIX, TRANSPOSED, Layout
 from ..constants import Constant
-from ..traverse import downstream, integer, integers, is_onnx, text
+from ..traverse import downstream, integer, integers, is_onnx, metadata, text
 from .base import MICROSOFT, Operand, Reading, Site, operator, read_inputs_first, read_matrix, readings
 
 #: Names of weights that hold query, key and value side by side.
@@ -73,7 +73,7 @@ def _qkv_sizes(site: Site, outputs: int) -> tuple[int, ...]:
             sizes = sizes or (outputs // 3,) * 3
             return sizes if sum(sizes) == outputs else ()
     weight = site.constant(1)
-    scopes = site.node.metadata_props.get("pkg.torch.onnx.fx_node", "")
+    scopes = metadata(site.node, "pkg.torch.onnx.fx_node")
     name = f"{weight.root.name if weight else ''} {site.node.name} {scopes}"
     return (outputs // 3,) * 3 if outputs % 3 == 0 and _PACKED.search(name) else ()
 
