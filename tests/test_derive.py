@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from wwonnx.analysis import analyze_layer
 from wwonnx.derive import Derived, delta, intra, peft, stacked
 from wwonnx.errors import OptionError, WeightError
+from wwonnx.graph.source import open_model
+from wwonnx.graph.walk import walk
 from wwonnx.layer import LAYER_TYPE, MATRIX, TRANSPOSED, Layout, Use, WeightLayer, kernel_layout
 from wwonnx.options import Options
 from wwonnx.spectral.esd import Spectrum, spectrum
 from wwonnx.spectral.norms import norms
 from wwonnx.spectral.power_law import fit_power_law
-from wwonnx.watcher import WeightWatcher
 
 Array = NDArray[Any]
 
@@ -63,7 +65,7 @@ def unread(number: int, name: str, *shape: int) -> WeightLayer:
     def read() -> Array:
         raise AssertionError(f"{name} was read")
 
-    return WeightLayer(**{**made.__dict__, "read": read, "read_bias": read})
+    return replace(made, read=read, read_bias=read)
 
 
 def chain(*shapes: tuple[int, ...], seed: int = 0) -> list[WeightLayer]:
@@ -85,7 +87,7 @@ def left_out(found: Derived) -> dict[str, str]:
 
 def network(shared: Path, name: str) -> tuple[WeightLayer, ...]:
     folder = "real" if name.startswith("resnet") else "exporters"
-    return WeightWatcher(shared / "models" / folder / f"{name}.onnx")._walked(Options()).layers
+    return walk(open_model(shared / "models" / folder / f"{name}.onnx").model).layers
 
 
 def normed(matrix: Array) -> Array:
@@ -205,6 +207,8 @@ def test_sparsify_is_seeded_by_the_run_and_the_layer() -> None:
     assert not np.array_equal(other.matrices(), again[0][0].matrices())
     alone = intra(layers[1:], sparsify=True, seed=3).layers[0]
     np.testing.assert_array_equal(alone.matrices(), again[0][1].matrices())
+    (renamed,) = intra([layers[1], replace(layers[2], layer_id=9)], sparsify=True, seed=3).layers
+    assert not np.array_equal(renamed.matrices(), alone.matrices())
 
 
 def test_a_layer_of_zeros_has_no_overlap() -> None:
@@ -263,7 +267,7 @@ def test_a_stack_written_out() -> None:
     )
     np.testing.assert_allclose(made.matrices(), expected[None], atol=1e-14)
     assert (made.layer_id, made.name, made.matrix_shape, made.N, made.M, made.rf) == (0, "stacked", (1, 5, 4), 5, 4, 1)
-    assert (made.layer_type, made.is_convolution, made.read_bias) == (LAYER_TYPE.DENSE, False, None)
+    assert (made.layer_type, made.is_convolution, made.read_bias) == (LAYER_TYPE.STACKED, False, None)
 
 
 def test_a_stack_does_not_see_scales() -> None:
@@ -347,14 +351,14 @@ def test_differences_by_name_then_by_order() -> None:
 def test_differences_whatever_the_storage(layout: Layout, kind: LAYER_TYPE, axes: tuple[int, ...]) -> None:
     """The result is a tensor as the model stores it; the base model stores its own in another order."""
     weights, before = gaussian(6, 5, 3, 2), gaussian(6, 5, 3, 2, seed=1)
-    one = layer(1, "conv", weights.transpose(axes), kind, layout, folded=True)
+    one = replace(layer(1, "conv", weights.transpose(axes), kind, layout, folded=True), depthwise=True)
     other = layer(1, "conv", before, LAYER_TYPE.CONV2D, eps=0.01)
     assert one.matrix_shape == other.matrix_shape == (6, 6, 5)
     (made,) = delta([one], [other]).layers
     assert made.shape == one.shape
     assert made.layout == layout
     assert made.uses == one.uses
-    assert (made.eps, made.folded) == (0.01, True)
+    assert (made.eps, made.folded, made.depthwise, made.read_bias) == (0.01, True, True, None)
     np.testing.assert_array_equal(made.read(), (weights - before).transpose(axes))
     np.testing.assert_array_equal(made.matrices(), one.matrices() - other.matrices())
 
@@ -413,7 +417,7 @@ def test_updates(called: tuple[str, str, str], update: str, whole: str) -> None:
     assert names(found) == [update, whole]
     np.testing.assert_allclose(found.layers[0].matrices()[0], product, rtol=1e-12)
     np.testing.assert_allclose(found.layers[1].matrices()[0], base.read() + 0.25 * product, rtol=1e-12)
-    assert (found.layers[1].layer_id, found.layers[1].layer_type) == (3, LAYER_TYPE.DENSE)
+    assert (found.layers[1].layer_id, found.layers[1].uses) == (3, base.uses)
 
 
 def test_an_update_has_the_rank_of_its_factors() -> None:
@@ -451,6 +455,17 @@ def test_several_adapters_and_modules() -> None:
     }
 
 
+def test_a_factor_is_used_once() -> None:
+    layers = [
+        *lora("q", "q.lora_A", "q.lora_B"),
+        layer(4, "q.lora_down", gaussian(2, 7)),
+        layer(5, "q.lora_A.x", gaussian(2, 7)),
+    ]
+    found = peft(layers)
+    assert names(found) == ["q.lora_BA"]
+    assert set(left_out(found)) == {"q", "q.lora_down", "q.lora_A.x"}
+
+
 @pytest.mark.parametrize(
     ("first", "second", "down", "up"),
     [
@@ -480,6 +495,12 @@ def test_a_convolution_is_updated_at_each_position() -> None:
     np.testing.assert_allclose(update.matrices(), layer(0, "", expected).matrices(), rtol=1e-12)
     np.testing.assert_allclose(whole.matrices(), layer(0, "", base.read() + expected).matrices(), rtol=1e-12)
     assert (update.layer_type, update.rf, update.is_convolution) == (LAYER_TYPE.CONV2D, 9, True)
+
+
+def test_an_update_has_one_factor_of_several_positions_at_most() -> None:
+    down = layer(1, "c.lora_A", gaussian(2, 5, 3, 3), LAYER_TYPE.CONV2D)
+    up = layer(2, "c.lora_B", gaussian(6, 2, 3, 3), LAYER_TYPE.CONV2D)
+    assert left_out(peft([down, up]))["c.lora_B"] == "with c.lora_A, 9 of 2 x 5, it is no low-rank update"
 
 
 def test_a_base_of_another_shape_is_none() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,9 +22,14 @@ from .spectral.null import alpha_null, jensen_shannon_distance, shuffle_test
 from .spectral.power_law import PowerLaw, fit_power_law
 from .spectral.randomize import permuted
 from .spectral.trace_log import trace_log
+from .spectral.transforms import convolution_spectrum, fft, glorot_factor, spacing_metrics
+from .spectral.vectors import vector_metrics
 
 Row: TypeAlias = dict[str, Any]
+Load: TypeAlias = Callable[[], NDArray[Any]]
 
+#: Points along each axis of the image that conv2d_fft takes a convolution for a map of.
+CONV2D_FFT_GRID = 32
 OVER_TRAINED, UNDER_TRAINED = 2.0, 6.0
 #: A layer is random-like unless its distance from its shuffles would be this improbable for one more shuffle.
 SIGNIFICANCE = 0.025
@@ -39,6 +47,8 @@ class _Case:
         nonzero: the eigenvalues that are not zero, as many as the rank.
         rf: how many matrices are pooled in the row.
         shuffles: ESDs of the layer with its weights permuted.
+        load: gives the matrices whose eigenvalues these are.
+        factor: what their eigenvalues were multiplied by.
         options: the options.
         notes: collects what the `warning` column says.
     """
@@ -49,6 +59,8 @@ class _Case:
     nonzero: Array
     rf: int
     shuffles: tuple[Array, ...]
+    load: Load
+    factor: float
     options: Options
     notes: list[str] = field(default_factory=list)
 
@@ -66,16 +78,20 @@ def folding_note(folded: int, layers: int) -> str:
 
 def num_evals(layer: WeightLayer, options: Options) -> int:
     """How many eigenvalues each row of a layer stands for."""
+    if _on_an_image(layer, options):
+        kernel = _kernel(layer)
+        points = math.prod([CONV2D_FFT_GRID] * len(kernel))
+        return layer.M * (layer.rf // math.prod(kernel)) * points
     return layer.M * layer.rf if options.pool else layer.M
 
 
 def why_not(layer: WeightLayer, options: Options) -> str:
     """Why a layer is not analysed under these options; empty where it is."""
-    count = num_evals(layer, options)
     if layer.parameters == 0:
         return f"empty: its shape is {list(layer.shape)}"
     if layer.depthwise:
         return "depthwise: each kernel position is a single column, M = 1, and has no spectrum"
+    count = num_evals(layer, options)
     if count < options.min_evals:
         return f"{count} eigenvalue{'s' * (count != 1)}, fewer than min_evals={options.min_evals}"
     if options.max_evals is not None and count > options.max_evals:
@@ -107,24 +123,27 @@ def analyze_layer(layer: WeightLayer, options: Options) -> list[Row]:
     the weights.
     """
     about = describe_layer(layer, options)
+    factor = _factor(layer, options)
     try:
-        whole = spectrum(layer.matrices, layer.eps)
-        shuffles = _shuffles(layer, options) if whole.eigenvalues.any() else []
+        whole = _spectrum(layer, options, layer.matrices).scaled(factor)
+        shuffles = [shuffle.scaled(factor) for shuffle in _shuffles(layer, options)] if whole.eigenvalues.any() else []
+        load = partial(_transformed, layer.matrices, options)
+        if options.pool:
+            esds = tuple(shuffle.pooled for shuffle in shuffles)
+            rank = int(whole.ranks.sum())
+            case = _Case(layer, whole.pooled, rank, whole.nonzero, layer.rf, esds, load, factor, options)
+            return [about | _metrics(case)]
+        rows = []
+        for index, esd in enumerate(whole.eigenvalues):
+            esds = tuple(shuffle.eigenvalues[index] for shuffle in shuffles)
+            rank = int(whole.ranks[index])
+            one = partial(_one_of, load, index)
+            case = _Case(layer, esd, rank, esd[esd.size - rank :], 1, esds, one, factor, options)
+            rows.append(about | {"slice_id": index} | _metrics(case))
     except WeightError as error:
         return [failed_row(about, str(error), options)]
     except MemoryError:
         return [failed_row(about, f"not enough memory for a layer of shape {list(layer.shape)}", options)]
-    factor = _factor(layer, options)
-    whole, shuffles = whole.scaled(factor), [shuffle.scaled(factor) for shuffle in shuffles]
-    if options.pool:
-        esds = tuple(shuffle.pooled for shuffle in shuffles)
-        case = _Case(layer, whole.pooled, int(whole.ranks.sum()), whole.nonzero, layer.rf, esds, options)
-        return [about | _metrics(case)]
-    rows = []
-    for index, esd in enumerate(whole.eigenvalues):
-        esds = tuple(shuffle.eigenvalues[index] for shuffle in shuffles)
-        case = _Case(layer, esd, int(whole.ranks[index]), esd[esd.size - whole.ranks[index] :], 1, esds, options)
-        rows.append(about | {"slice_id": index} | _metrics(case))
     return rows
 
 
@@ -137,22 +156,48 @@ def failed_row(about: Row, reason: str, options: Options) -> Row:
 
 
 def _factor(layer: WeightLayer, options: Options) -> float:
-    """What conv2d_norm multiplies eigenvalues by."""
+    """What conv2d_norm or glorot_fix multiplies eigenvalues by."""
+    if options.glorot_fix:
+        return glorot_factor(layer.N, layer.M, math.prod(_kernel(layer)) if layer.is_convolution else 1)
     if not layer.is_convolution or not options.conv2d_norm:
         return 1.0
     return 0.5 if options.pool else layer.rf / 2.0
 
 
+def _kernel(layer: WeightLayer) -> tuple[int, ...]:
+    """Lengths of a convolution's kernel; a stack's axis 0 counts groups."""
+    return tuple(layer.shape[axis] for axis in layer.layout.stack if axis)
+
+
+def _on_an_image(layer: WeightLayer, options: Options) -> bool:
+    return options.conv2d_fft and layer.is_convolution and len(_kernel(layer)) <= 2
+
+
+def _spectrum(layer: WeightLayer, options: Options, load: Load) -> Spectrum:
+    """The spectrum that the options ask for, before any scaling."""
+    if _on_an_image(layer, options):
+        return convolution_spectrum(load, _kernel(layer), layer.eps, CONV2D_FFT_GRID)
+    found = spectrum(partial(_transformed, load, options), layer.eps)
+    # The ESD of an overlap is that of its singular values.
+    return Spectrum(np.sqrt(found.eigenvalues), found.ranks) if options.intra else found
+
+
+def _transformed(load: Load, options: Options) -> NDArray[Any]:
+    return fft(load()) if options.fft else load()
+
+
+def _one_of(load: Load, index: int) -> NDArray[Any]:
+    return load()[index : index + 1]
+
+
+def _shuffled(layer: WeightLayer, options: Options, replica: int) -> NDArray[Any]:
+    return permuted(layer.matrices(), options.seed, layer.layer_id, replica)
+
+
 def _shuffles(layer: WeightLayer, options: Options) -> list[Spectrum]:
     """Spectra of the layer with its weights permuted, none where that is not asked for."""
-
-    def load(replica: int) -> NDArray[Any]:
-        return permuted(layer.matrices(), options.seed, layer.layer_id, replica)
-
-    return [
-        spectrum(lambda replica=replica: load(replica), layer.eps)  # type: ignore[misc]
-        for replica in range(options.replicas(layer.M) if options.randomize else 0)
-    ]
+    count = options.replicas(layer.M) if options.randomize else 0
+    return [_spectrum(layer, options, partial(_shuffled, layer, options, replica)) for replica in range(count)]
 
 
 def _metrics(case: _Case) -> Row:
@@ -189,6 +234,10 @@ def _metrics(case: _Case) -> Row:
         row |= _bulk(case, esd, "") if alive else {}
     if options.randomize:
         row |= _randomized(case, row) if alive else {}
+    if options.vectors:
+        row |= vector_metrics(case.load, case.factor, fit.xmin).columns
+    if options.deltas:
+        row |= spacing_metrics(esd, fit.xmin).columns
     return row | {"warning": ", ".join(case.notes)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .options import Options
+from .spectral import transforms, vectors
 
 #: Columns that are always there.
 _LEADING = ("layer_id", "name", "slice_id", "layer_type", "N", "M", "Q", "rf", "num_evals")
@@ -38,4 +39,8 @@ def columns(options: Options) -> list[str]:
         chosen += BULK
     if options.randomize:
         chosen += RANDOMIZED
+    if options.vectors:
+        chosen += vectors.COLUMNS
+    if options.deltas:
+        chosen += transforms.SPACING_COLUMNS
     return [*chosen, *_CLOSING]

@@ -24,6 +24,7 @@ class LAYER_TYPE(enum.IntFlag):
     RECURRENT = 64
     ATTENTION = 128
     CONV_ND = 256
+    STACKED = 512
 
     @property
     def label(self) -> str:

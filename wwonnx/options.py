@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,25 +16,35 @@ from .errors import OptionError
 #: Defaults that are WeightWatcher's too.
 MIN_EVALS = 8
 TOLERANCE = 1e-6
-#: How grouped convolutions may be read.
-GROUPS = ("stack", "split")
 #: ESDs of fewer eigenvalues carry little: their rows warn.
 SHORT_ESD = 50
+#: How grouped convolutions may be read, and how neighbouring layers are multiplied.
+GROUPS = ("stack", "split")
+ALIGNMENTS = ("size", "flow")
 
 
 @dataclass(frozen=True)
 class Options:
-    """How layers are analysed. `Options.make` checks values; METRICS of the documentation define them.
+    """How layers are analysed. `Options.make` checks values; docs/metrics.md defines them.
 
     Attributes:
         min_evals: layers with fewer eigenvalues are left out.
         max_evals: layers with more are left out; None for no limit.
         pool: convolutions as one spectrum (True) or one row per kernel position (False).
         conv2d_norm: scale the matrices of convolutions by sqrt(1/2), or sqrt(rf/2) where they are not pooled.
+        glorot_fix: scale every matrix as if it had been initialised by Glorot and Bengio, instead of conv2d_norm.
         detX: add the trace-log condition.
         mp_fit: add the Marchenko-Pastur fit of the bulk.
         randomize: hold each layer against its own shuffles.
         rand_replicas: how many shuffles; None for 20, fewer for large layers.
+        vectors: add how localised the eigenvectors of tail and bulk are.
+        deltas: add the level spacings of tail and bulk.
+        fft: analyse the real part of each matrix's discrete Fourier transform.
+        conv2d_fft: analyse the exact singular values of convolutions as maps of an image.
+        intra: analyse the overlaps of neighbouring layers; "flow" composes them as the network does.
+        sparsify: with intra, silence a random half of the units between two layers.
+        stacked: analyse all layers as one matrix.
+        peft: analyse the low-rank updates B A; "with_base" with the base added.
         xmax: -k leaves the k largest eigenvalues out of the power law fit.
         inverse: analyse 1 / eigenvalue.
         tolerance: eigenvalues below it count into weak_rank_loss.
@@ -40,16 +52,26 @@ class Options:
         split_gates: one layer per gate of a recurrent weight.
         split_qkv: three layers of a packed query, key and value projection.
         groups: "stack" reads a grouped convolution as one matrix per kernel position, "split" as one per group too.
+        base: whether a base model is subtracted.
     """
 
     min_evals: int = MIN_EVALS
     max_evals: int | None = None
     pool: bool = True
     conv2d_norm: bool = True
+    glorot_fix: bool = False
     detX: bool = False
     mp_fit: bool = False
     randomize: bool = False
     rand_replicas: int | None = None
+    vectors: bool = False
+    deltas: bool = False
+    fft: bool = False
+    conv2d_fft: bool = False
+    intra: bool | str = False
+    sparsify: bool = False
+    stacked: bool = False
+    peft: bool | str = False
     xmax: int | None = None
     inverse: bool = False
     tolerance: float = TOLERANCE
@@ -57,55 +79,49 @@ class Options:
     split_gates: bool = False
     split_qkv: bool = False
     groups: str = "stack"
+    base: bool = False
 
     @classmethod
-    def make(
-        cls,
-        *,
-        min_evals: int | None = MIN_EVALS,
-        max_evals: int | None = None,
-        pool: bool = True,
-        ww2x: bool = False,
-        conv2d_norm: bool = True,
-        detX: bool = False,
-        ERG: bool = False,
-        mp_fit: bool = False,
-        randomize: bool = False,
-        rand_replicas: int | None = None,
-        xmax: int | None = None,
-        inverse: bool = False,
-        tolerance: float = TOLERANCE,
-        seed: int = 0,
-        split_gates: bool = False,
-        split_qkv: bool = False,
-        groups: str = "stack",
-    ) -> Options:
+    def make(cls, *, ww2x: bool = False, ERG: bool = False, channels: None = None, **given: Any) -> Options:
         """Options from the arguments of `analyze`.
+
+        Args:
+            ww2x: older name of pool=False.
+            ERG: another name of detX.
+            channels: refused: an ONNX operator says which axis is which.
+            given: fields of this class.
 
         Raises:
             OptionError: a value that can't be, or two that contradict each other.
         """
-        least = whole("min_evals", MIN_EVALS if min_evals is None else min_evals, minimum=0)
-        most = None if max_evals is None else whole("max_evals", max_evals, minimum=1)
-        if most is not None and most < least:
-            raise OptionError(f"max_evals={most} is below min_evals={least}: no layer can be analysed; raise max_evals")
-        return cls(
-            min_evals=least,
-            max_evals=most,
-            pool=flag("pool", pool) & (not flag("ww2x", ww2x)),
-            conv2d_norm=flag("conv2d_norm", conv2d_norm),
-            detX=flag("detX", detX) | flag("ERG", ERG),
-            mp_fit=flag("mp_fit", mp_fit),
-            randomize=flag("randomize", randomize),
-            rand_replicas=None if rand_replicas is None else whole("rand_replicas", rand_replicas, minimum=3),
-            xmax=_xmax(xmax),
-            inverse=flag("inverse", inverse),
-            tolerance=_tolerance(tolerance),
-            seed=whole("seed", seed, minimum=0),
-            split_gates=flag("split_gates", split_gates),
-            split_qkv=flag("split_qkv", split_qkv),
-            groups=choice("groups", groups, GROUPS),
-        )
+        checked = {name: _CHECKS[name](name, value) for name, value in given.items()}
+        if flag("ww2x", ww2x):
+            checked["pool"] = False
+        if flag("ERG", ERG):
+            checked["detX"] = True
+        if channels is not None:
+            raise OptionError(
+                "channels: an ONNX operator says which axis is which: there is nothing to choose; drop it"
+            )
+        options = cls(**checked)
+        if options.max_evals is not None and options.max_evals < options.min_evals:
+            raise OptionError(
+                f"max_evals={options.max_evals} is below min_evals={options.min_evals}: no layer can be analysed; "
+                "raise max_evals"
+            )
+        options._refuse_contradictions()
+        return options
+
+    def _refuse_contradictions(self) -> None:
+        on = {name for name in _CHECKS if getattr(self, name) and name != "pool"}
+        on |= {"pool=False"} if not self.pool else set()
+        on |= {"base_model"} if self.base else set()
+        for first, others in _CONTRADICTIONS.items():
+            clash = sorted(on & set(others)) if first in on else []
+            if clash:
+                raise OptionError(f"{first} and {clash[0]} contradict each other; drop one of them")
+        if self.sparsify and not self.intra:
+            raise OptionError("sparsify belongs to intra: give intra=True too, or drop it")
 
     def replicas(self, M: int) -> int:
         """How many shuffles to hold a layer of this size against: few are enough where there are many eigenvalues."""
@@ -117,6 +133,16 @@ class Options:
     def ignore_largest(self) -> int:
         """How many of the largest eigenvalues the fit leaves out."""
         return abs(self.xmax or 0)
+
+
+#: What can't be had together: each name, and those that it excludes.
+_CONTRADICTIONS = {
+    "intra": ("stacked", "peft", "base_model", "vectors", "randomize", "fft", "conv2d_fft", "glorot_fix"),
+    "stacked": ("peft", "base_model", "pool=False", "conv2d_fft", "glorot_fix"),
+    "peft": ("base_model", "conv2d_fft"),
+    "conv2d_fft": ("pool=False", "fft", "vectors", "glorot_fix"),
+    "inverse": ("vectors", "deltas", "randomize", "mp_fit"),
+}
 
 
 def flag(name: str, value: Any) -> bool:
@@ -156,29 +182,65 @@ def whole(name: str, value: Any, minimum: int) -> int:
     return number
 
 
-def _xmax(value: Any) -> int | None:
+def nearest(wanted: str, known: list[str]) -> str:
+    """A hint for a name that does not exist."""
+    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
+    return f"did you mean {', '.join(map(repr, close))}?" if close else f"there are {len(known)}"
+
+
+def _optional_whole(name: str, value: Any, minimum: int) -> int | None:
+    return None if value is None else whole(name, value, minimum)
+
+
+def _least(name: str, value: Any) -> int:
+    return MIN_EVALS if value is None else whole(name, value, minimum=0)
+
+
+def _flag_or(name: str, value: Any, *words: str) -> bool | str:
+    if isinstance(value, str) and value in words:
+        return value
+    if not isinstance(value, (bool, np.bool_)):
+        raise OptionError(f"{name}={value!r}: give True, False or {' or '.join(map(repr, words))}")
+    return bool(value)
+
+
+def _xmax(name: str, value: Any) -> int | None:
     if value is None or value is False:
         return None
     try:
         number = operator.index(value)
     except TypeError:
         number = 0
-    if number >= 0 or value is True:
-        raise OptionError(f"xmax={value!r}: give a negative number, -k leaves out the k largest eigenvalues, or None")
+    if number >= 0:
+        raise OptionError(f"{name}={value!r}: give a negative number, -k leaves out the k largest eigenvalues, or None")
     return number
 
 
-def _tolerance(value: Any) -> float:
+def _tolerance(name: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = -1.0
     if not 0.0 <= number < float("inf"):
-        raise OptionError(f"tolerance={value!r}: give a number of 0 or more")
+        raise OptionError(f"{name}={value!r}: give a number of 0 or more")
     return number
 
 
-def nearest(wanted: str, known: list[str]) -> str:
-    """A hint for a name that does not exist."""
-    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
-    return f"did you mean {', '.join(map(repr, close))}?" if close else f"there are {len(known)}"
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "min_evals": _least,
+    "max_evals": partial(_optional_whole, minimum=1),
+    "rand_replicas": partial(_optional_whole, minimum=3),
+    "seed": partial(whole, minimum=0),
+    "xmax": _xmax,
+    "tolerance": _tolerance,
+    "groups": partial(choice, known=GROUPS),
+    "intra": lambda name, value: _flag_or(name, value, *ALIGNMENTS),
+    "peft": lambda name, value: _flag_or(name, value, "with_base"),
+    **dict.fromkeys(
+        (
+            *("pool", "conv2d_norm", "glorot_fix", "detX", "mp_fit", "randomize", "vectors", "deltas", "fft"),
+            *("conv2d_fft", "sparsify", "stacked", "inverse", "split_gates", "split_qkv", "base"),
+        ),
+        flag,
+    ),
+}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from .layer import WeightLayer
 
 logger = logging.getLogger("wwonnx")
+
+#: Arguments of `analyze` that go to `Options.make` as they are.
+_OPTIONS = (*(field.name for field in fields(Options) if field.name != "base"), "ww2x", "ERG", "channels")
 
 #: Metrics that a summary averages, where the details have them.
 SUMMARY = ("log_norm", "alpha", "alpha_weighted", "log_alpha_norm", "log_spectral_norm", "stable_rank", "mp_softrank")
@@ -77,11 +82,21 @@ class WeightWatcher:
         pool: bool = True,
         ww2x: bool = False,
         conv2d_norm: bool = True,
+        glorot_fix: bool = False,
         detX: bool = False,
         ERG: bool = False,
         mp_fit: bool = False,
         randomize: bool = False,
         rand_replicas: int | None = None,
+        vectors: bool = False,
+        deltas: bool = False,
+        fft: bool = False,
+        conv2d_fft: bool = False,
+        intra: bool | str = False,
+        sparsify: bool = False,
+        stacked: bool = False,
+        base_model: ModelLike | None = None,
+        peft: bool | str = False,
         xmax: int | None = None,
         inverse: bool = False,
         tolerance: float = TOLERANCE,
@@ -89,6 +104,7 @@ class WeightWatcher:
         split_gates: bool = False,
         split_qkv: bool = False,
         groups: str = "stack",
+        channels: None = None,
         progress: ProgressOption = False,
     ) -> pd.DataFrame:
         """Compute the metrics of each layer.
@@ -102,6 +118,7 @@ class WeightWatcher:
             pool: one row per convolution, the spectra of its kernel positions pooled; False for one row each.
             ww2x: the older name of pool=False.
             conv2d_norm: scale the matrices of convolutions by sqrt(1/2), or by sqrt(rf/2) where they are not pooled.
+            glorot_fix: scale every matrix by the inverse of its Glorot initialisation instead of conv2d_norm.
             detX: add the trace-log condition: detX_num, detX_val, num_ERG_spikes, ERG_gap.
             ERG: another name of detX.
             mp_fit: add the Marchenko-Pastur fit of the bulk: sigma_mp, mp_softrank, num_spikes, bulk_min, bulk_max.
@@ -109,6 +126,16 @@ class WeightWatcher:
                 differs at all (status `random-like` where not), num_traps counts correlation traps. Costs as many
                 eigenvalue computations more as there are replicas.
             rand_replicas: how many shuffles; None for 20, 10 from M = 512 on, 5 from 2048 on.
+            vectors: how localised the eigenvectors of tail and bulk are. Costs the eigenvectors.
+            deltas: mean and variance of the log10 level spacings of tail and bulk.
+            fft: analyse the real part of each matrix's two-dimensional discrete Fourier transform.
+            conv2d_fft: the exact singular values of 1-D and 2-D convolutions on a periodic image of 32 points a side.
+            intra: the overlaps of neighbouring layers, by WeightWatcher's rule (True) or as the network composes them
+                ("flow").
+            sparsify: with intra, a random half of the units between two layers is silenced.
+            stacked: all layers as one matrix.
+            base_model: analyse W - W_base, layers matched by name and shape.
+            peft: the low-rank updates B A of LoRA factors; "with_base" adds the weight that they update.
             xmax: -k leaves the k largest eigenvalues out of the power law fit.
             inverse: analyse the ESD of 1 / eigenvalue.
             tolerance: eigenvalues below it count into weak_rank_loss.
@@ -117,6 +144,7 @@ class WeightWatcher:
             split_qkv: packed query, key and value projections as three layers.
             groups: "stack" reads a grouped convolution as WeightWatcher does, one (out x in/groups) matrix per kernel
                 position; "split" gives each group its own, whose spectra together are the map's true one.
+            channels: only for WeightWatcher's sake: an ONNX operator says which axis is which.
             progress: True for a bar on stderr, or a function that takes each execute.local.Progress.
 
         Returns:
@@ -127,28 +155,11 @@ class WeightWatcher:
             OptionError: an option that can't be.
             ModelError: the model can't be opened.
         """
+        given = locals()
         import pandas as pd
 
-        options = Options.make(
-            min_evals=min_evals,
-            max_evals=max_evals,
-            pool=pool,
-            ww2x=ww2x,
-            conv2d_norm=conv2d_norm,
-            detX=detX,
-            ERG=ERG,
-            mp_fit=mp_fit,
-            randomize=randomize,
-            rand_replicas=rand_replicas,
-            xmax=xmax,
-            inverse=inverse,
-            tolerance=tolerance,
-            seed=seed,
-            split_gates=split_gates,
-            split_qkv=split_qkv,
-            groups=groups,
-        )
-        chosen = self._select(model, layers, options)
+        options = Options.make(base=base_model is not None, **{name: given[name] for name in _OPTIONS})
+        chosen = self._select(model, layers, options, base_model)
         logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
         with reporter(progress) as report:
             rows = local.run(chosen, lambda layer: analysis.analyze_layer(layer, options), report)
@@ -390,36 +401,59 @@ class WeightWatcher:
         self._open(model)
         return filters.one(self._walked(self._options).layers, layer)
 
-    def _select(self, model: ModelLike | None, wanted: LayerFilter, options: Options) -> list[WeightLayer]:
-        """The layers to analyse; those that the options leave out are noted with the reason."""
+    def _select(
+        self, model: ModelLike | None, wanted: LayerFilter, options: Options, base_model: ModelLike | None = None
+    ) -> list[WeightLayer]:
+        """The layers to analyse, derived ones where asked for; those left out are noted with the reason."""
         import pandas as pd
+
+        from . import derive
 
         self._open(model)
         walk = self._walked(options)
-        chosen: list[WeightLayer] = []
-        left_out: list[dict[str, Any]] = []
-        for layer in filters.select(walk.layers, wanted):
-            reason = analysis.why_not(layer, options)
-            if reason:
-                left_out.append(
-                    {
-                        "layer_id": layer.layer_id,
-                        "name": layer.name,
-                        "shape": list(layer.shape),
-                        "dtype": layer.dtype,
-                        "op_type": layer.uses[0].op_type,
-                        "reason": reason,
-                        "longname": layer.longname,
-                    }
-                )
-            else:
-                chosen.append(layer)
-        left_out += [{**vars(skip), "shape": list(skip.shape)} for skip in walk.skipped]
+        left_out: list[tuple[WeightLayer, str]] = []
+
+        def take(derived: derive.Derived) -> tuple[WeightLayer, ...]:
+            left_out.extend((*derived.left_out, *derived.base_left_out))
+            return derived.layers
+
+        layers = walk.layers
+        if base_model is not None:
+            layers = take(derive.delta(layers, WeightWatcher(base_model)._walked(options).layers))
+        elif options.peft:
+            layers = take(derive.peft(layers, with_base=options.peft == "with_base"))
+        chosen: Sequence[WeightLayer] = filters.select(layers, wanted)
+        if options.intra or options.stacked:
+            plain = replace(options, intra=False, stacked=False)
+            usable = [layer for layer in chosen if not analysis.why_not(layer, plain)]
+            left_out += [(layer, analysis.why_not(layer, plain)) for layer in chosen if layer not in usable]
+            alignment = options.intra if isinstance(options.intra, str) else "size"
+            chosen = take(
+                derive.intra(usable, options.sparsify, alignment, options.seed)
+                if options.intra
+                else derive.stacked(usable)
+            )
+        reasons = [(layer, analysis.why_not(layer, options)) for layer in chosen]
+        left_out += [(layer, reason) for layer, reason in reasons if reason]
+        rows = [_left_out(layer, reason) for layer, reason in left_out]
+        rows += [{**vars(skip), "shape": list(skip.shape)} for skip in walk.skipped]
         header = ["layer_id", "name", "shape", "dtype", "op_type", "reason", "longname"]
-        self._skipped = pd.DataFrame(left_out, columns=header).astype({"layer_id": "Int64"})
-        if left_out:
-            logger.info("%d weights are left out; get_skipped() lists them with the reasons", len(left_out))
-        return chosen
+        self._skipped = pd.DataFrame(rows, columns=header).astype({"layer_id": "Int64"})
+        if rows:
+            logger.info("%d weights are left out; get_skipped() lists them with the reasons", len(rows))
+        return [layer for layer, reason in reasons if not reason]
+
+
+def _left_out(layer: WeightLayer, reason: str) -> analysis.Row:
+    return {
+        "layer_id": layer.layer_id,
+        "name": layer.name,
+        "shape": list(layer.shape),
+        "dtype": layer.dtype,
+        "op_type": layer.uses[0].op_type,
+        "reason": reason,
+        "longname": layer.longname,
+    }
 
 
 def analyze(model: ModelLike, **options: Any) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from build_models import (
     node,
     scales,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
@@ -108,60 +108,51 @@ def test_a_network_of_many_kinds(exporter: str, size: str) -> None:
 
 
 @cache
-def sequential() -> Any:
+def nested(exporter: str) -> tuple[onnx.ModelProto, Any]:
+    """Modules in Sequentials, one called twice, and one whose weight is computed from its parameters."""
     torch = pytest.importorskip("torch")
     nn = torch.nn
-    inner = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8, bias=False))
-    outer = nn.Sequential(nn.Conv1d(8, 8, 1, bias=False), nn.BatchNorm1d(8), nn.ReLU())
 
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first = nn.Sequential(inner, nn.Linear(8, 8))
-            self.layer1 = nn.ModuleDict({"part": outer})
+            inner = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8, bias=False))
+            self.first = nn.Sequential(inner, nn.Linear(8, 100))
+            self.shared = nn.Linear(100, 100)
+            self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(100, 8))
+            self.layer1 = nn.ModuleDict({"part": nn.Sequential(nn.Conv1d(8, 8, 1, bias=False), nn.BatchNorm1d(8))})
 
         def forward(self, x: Any) -> Any:
-            return self.layer1["part"](self.first(x).transpose(1, 2))
+            x = self.shared(torch.relu(self.shared(self.first(x))))
+            return self.layer1["part"](self.normed(x).transpose(1, 2))
 
     torch.manual_seed(0)
-    return Network()
+    module = Network()
+    return exported(module, (torch.randn(2, 5, 8),), exporter), module
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_modules_inside_sequentials(exporter: str) -> None:
     """TorchScript repeats a Sequential's path in its children's: /first/first.0/first.0.0/MatMul is first.0.0."""
-    torch = pytest.importorskip("torch")
-    proto = exported(sequential(), (torch.randn(2, 5, 8),), exporter)
-    assert list(layers(proto)) == ["first.0.0", "first.0.2", "first.1", "layer1.part.0"]
+    found = list(layers(nested(exporter)[0]))
+    assert found[:3] == ["first.0.0", "first.0.2", "first.1"]
+    assert found[-1] == "layer1.part.0"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_one_layer_called_twice(exporter: str) -> None:
+    found = layers(nested(exporter)[0])
+    assert len(found) == 6
+    assert {name: len(each.uses) for name, each in found.items() if len(each.uses) > 1} == {"shared": 2}
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_a_normalised_weight_is_its_modules(exporter: str) -> None:
     """weight_norm keeps a weight as direction and magnitude; neither is the layer."""
-    torch = pytest.importorskip("torch")
-    linear = torch.nn.Linear(8, 6)
-    outer = torch.nn.Sequential(torch.nn.utils.parametrizations.weight_norm(linear), torch.nn.ReLU())
-    proto = exported(outer, (torch.randn(2, 5, 8),), exporter)
-    found = layer(proto)
-    assert found.name == "0"
-    close = abs(found.matrices()[0] - linear.weight.detach().numpy()).max()
-    assert close < 1e-6
-
-
-@pytest.mark.parametrize("exporter", EXPORTERS)
-def test_one_layer_called_twice(exporter: str) -> None:
-    torch = pytest.importorskip("torch")
-
-    class Network(torch.nn.Module):  # type: ignore[name-defined,misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.shared = torch.nn.Linear(100, 100)
-
-        def forward(self, x: Any) -> Any:
-            return self.shared(torch.relu(self.shared(x)))
-
-    found = layer(exported(Network(), (torch.randn(2, 5, 100),), exporter))
-    assert (found.name, len(found.uses)) == ("shared", 2)
+    proto, module = nested(exporter)
+    (found,) = (each for name, each in layers(proto).items() if name.startswith("normed"))
+    assert abs(found.matrices()[0] - module.normed.weight.detach().numpy()).max() < 1e-6
+    assert found.name == "normed"
 
 
 # Names as exporters write them
@@ -213,7 +204,7 @@ def test_the_metadata_of_dynamo() -> None:
     assert layer(proto).name == "enc.linear1"
     product.metadata_props.add(
         key="pkg.torch.onnx.fx_node",
-        value="%linear_2 : [num_users=1] = call_function[target=aten.linear](args = (%x, %p_enc_q_proj_weight), kwargs = {})",
+        value="%linear_2 : [num_users=1] = call_function[target=aten.linear](args = (%x, %p_enc_q_proj_weight))",
     )
     proto.graph.metadata_props.add(
         key="pkg.torch.export.ExportedProgram.graph_signature",
@@ -256,7 +247,9 @@ def test_codes_are_named_like_the_weights_they_stand_for() -> None:
 # Uniqueness
 
 
-PIECES = st.sampled_from(["a", "a_2", "a_2_2", "a_3", "b", "A", "", "weight", "val_1", "onnx::MatMul_1", "487", "é", "·"])
+PIECES = st.sampled_from(
+    ["a", "a_2", "a_2_2", "a_3", "b", "A", "", "weight", "val_1", "onnx::MatMul_1", "487", "é", "·"]
+)
 TENSORS = st.one_of(
     PIECES,
     st.builds("{}.weight".format, PIECES),
@@ -277,6 +270,7 @@ def name_all(wanted: list[tuple[str, str, str, str]]) -> list[str]:
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(TENSORS, NODES, ROLES, SUFFIXES), max_size=12))
 def test_names_are_unique_and_the_same_every_time(wanted: list[tuple[str, str, str, str]]) -> None:
     names = name_all(wanted)

@@ -204,6 +204,40 @@ def test_the_bias_that_goes_with_a_weight(case: str) -> None:
     np.testing.assert_array_equal(found.read_bias(), bias)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "of_weight", "of_bias"),
+    [
+        pytest.param([node("Gemm", ["x", "w", "b"], ["y"])], (7, 18), (1, 18), id="a_row"),
+        pytest.param([node("Gemm", ["x", "w", "b"], ["y"])], (7, 18), (), id="a_scalar"),
+        pytest.param([node("Gemm", ["w", "x", "b"], ["y"])], (18, 7), (3,), id="along_the_columns_of_x"),
+        pytest.param([node("Gemm", ["w", "x", "b"], ["y"])], (18, 7), (18, 1), id="a_column"),
+        pytest.param(
+            [node("MatMul", ["w", "x"], ["h"]), node("Add", ["h", "b"], ["y"])], (18, 7), (3,), id="added_to_columns"
+        ),
+        pytest.param(
+            [
+                node("MatMul", ["x", "w"], ["h"]),
+                node("Add", ["h", "b"], ["a"]),
+                node("Split", ["a"], [*"qkv"], axis=-1),
+            ],
+            (7, 18),
+            (18,),
+            id="packed",
+        ),
+        pytest.param([node("Conv", ["x", "w", "b"], ["y"], group=3)], (18, 2, 3), (18,), id="in_groups"),
+    ],
+)
+def test_a_bias_has_one_value_per_output_or_there_is_none(
+    nodes: list[onnx.NodeProto], of_weight: tuple[int, ...], of_bias: tuple[int, ...]
+) -> None:
+    bias = gaussian(*of_bias) if of_bias else np.array(0.5, np.float32)
+    tensors = {"w": gaussian(*of_weight), "b": bias}
+    proto = model(nodes, tensors, {"x": (FLOAT, [None] * len(of_weight))}, (nodes[-1].output[0],), opset=17)
+    for each in find(proto, qkv=True).layers:
+        if each.read_bias is not None:
+            assert each.read_bias().shape == (each.matrix_shape[1],)
+
+
 def test_a_weight_without_a_bias() -> None:
     nodes = [node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "x"], ["y"])]
     assert layer(model(nodes, {"w": gaussian(5, 5)}, {"x": (FLOAT, UNKNOWN)})).read_bias is None
@@ -282,8 +316,13 @@ def test_transposed_convolutions(shape: tuple[int, ...], group: int) -> None:
 
 @pytest.mark.parametrize(
     ("op_type", "shape", "group"),
-    [("Conv", (6, 1, 3, 3), 6), ("Conv", (12, 1, 3), 6), ("Conv", (1024, 1, 3, 3), 1024)]
-    + [("ConvTranspose", (6, 1, 3, 3), 6), ("ConvTranspose", (1024, 1, 3, 3), 1024)],
+    [
+        ("Conv", (6, 1, 3, 3), 6),
+        ("Conv", (12, 1, 3), 6),
+        ("Conv", (1024, 1, 3, 3), 1024),
+        ("ConvTranspose", (6, 1, 3, 3), 6),
+        ("ConvTranspose", (1024, 1, 3, 3), 1024),
+    ],
 )
 @pytest.mark.parametrize("groups", [False, True])
 def test_depthwise_convolutions(op_type: str, shape: tuple[int, ...], group: int, groups: bool) -> None:
@@ -461,7 +500,7 @@ def test_decoder_and_longformer_attention() -> None:
     tensors = {name: gaussian(6, count, seed=index) for index, (name, count) in enumerate(columns.items())}
     decoder = node("DecoderAttention", ["x", "x", "q", "kv", "b"], ["h"], MICROSOFT, num_heads=1)
     longformer = node("LongformerAttention", ["h", "w", "b", "m", "g"], ["y"], MICROSOFT, num_heads=1)
-    found = layers(model([decoder, longformer], tensors, {name: (FLOAT, UNKNOWN) for name in "xbm"}))
+    found = layers(model([decoder, longformer], tensors, dict.fromkeys("xbm", (FLOAT, UNKNOWN))))
     for name, weight in tensors.items():
         np.testing.assert_array_equal(found[name].matrices()[0], weight.T)
 
@@ -487,9 +526,7 @@ def test_quantised_embedding_tables_of_one_node() -> None:
     tensors |= {f"{name}_zero": np.uint8(100 + index) + np.zeros((), np.uint8) for index, name in enumerate(names)}
     inputs = ["i", "s", *names, "", *(f"{name}_scale" for name in names), *(f"{name}_zero" for name in names)]
     ids = (TensorProto.INT32, UNKNOWN)
-    proto = model(
-        [node("QEmbedLayerNormalization", inputs, ["y", "m"], MICROSOFT)], tensors, {"i": ids, "s": ids}
-    )
+    proto = model([node("QEmbedLayerNormalization", inputs, ["y", "m"], MICROSOFT)], tensors, {"i": ids, "s": ids})
     found = layers(proto)
     assert list(found) == list(tables)
     for index, name in enumerate(tables):
@@ -545,7 +582,9 @@ def spread(parameter: Array | None, codes: Array, axis: int) -> Array | float:
         return 0.0
     if parameter.size == 1:
         return float(parameter.reshape(()))
-    return parameter.astype(np.float64).reshape([-1 if index == axis % codes.ndim else 1 for index in range(codes.ndim)])
+    return parameter.astype(np.float64).reshape(
+        [-1 if index == axis % codes.ndim else 1 for index in range(codes.ndim)]
+    )
 
 
 def values_of(codes: Array, scale: Array, zero: Array | None = None, axis: int = 0) -> Array:
@@ -723,9 +762,7 @@ def test_dynamically_quantised_lstm(directions: int, per_gate: bool) -> None:
     found = layers(proto)
     assert len(found) == 2 * directions
     suffixes = ["", "_reverse"][:directions]
-    floats = {
-        name: np.stack([found[f"{name}{suffix}"].matrices()[0] for suffix in suffixes]) for name in "wr"
-    }
+    floats = {name: np.stack([found[f"{name}{suffix}"].matrices()[0] for suffix in suffixes]) for name in "wr"}
     same = model([node("LSTM", ["x", "w", "r"], ["y"], **attributes)], floats, kind)
     x = gaussian(3, BATCH, inputs)
     np.testing.assert_allclose(run(proto, x=x), run(same, x=x), atol=0.02)
@@ -770,7 +807,7 @@ def test_matmul_of_few_bits(bits: int, block: int, zeros: str, flat: bool, depth
     proto = n_bits(bits, block, zeros, flat=flat, depth=depth)
     found = layer(proto)
     assert (found.name, found.dtype, found.layer_type) == ("w", "uint8", LAYER_TYPE.DENSE)
-    assert (found.N, found.M) == (depth, 6)
+    assert (depth, 6) == (found.N, found.M)
     if bits == 8 and zeros == "floats":
         assert np.isfinite(found.matrices()).all()  # the runtime has no kernel for these
     else:
@@ -817,9 +854,7 @@ def test_lookup_of_few_bits(dtype: str, bits: int, axis: int, zeros: bool, colum
     if zeros:
         tensors["z"] = integers(shape[0], -(-shape[1] // per_byte), dtype=kind, seed=1)
     operands = ["w", "i", "s", *(["z"] if zeros else [])]
-    lookup = node(
-        "GatherBlockQuantized", operands, ["y"], MICROSOFT, bits=bits, block_size=block, quantize_axis=axis
-    )
+    lookup = node("GatherBlockQuantized", operands, ["y"], MICROSOFT, bits=bits, block_size=block, quantize_axis=axis)
     proto = model([lookup], tensors, {"i": (TensorProto.INT64, [None])}, opset=21)
     found = layer(proto)
     assert (found.layer_type, found.shape, found.dtype) == (LAYER_TYPE.EMBEDDING, (rows, columns), dtype)
@@ -940,6 +975,12 @@ def test_linear_classifier(labels: str, classes: int) -> None:
     close(x @ matrix(proto).T + offsets, run_all(proto, x=x)[1])
 
 
+@pytest.mark.parametrize("op_type", ["LinearClassifier", "LinearRegressor"])
+def test_a_linear_model_is_not_named_after_its_prediction(op_type: str) -> None:
+    prediction = node(op_type, ["x"], ["label"], ML, coefficients=gaussian(21).tolist(), name="classifier")
+    assert layer(model([prediction], {}, {"x": (FLOAT, [None, 21])}, ("label",))).name == "classifier"
+
+
 def test_a_linear_classifier_without_intercepts() -> None:
     attributes = {"coefficients": gaussian(21).tolist(), "classlabels_ints": [0, 1, 2]}
     proto = model([node("LinearClassifier", ["x"], ["label", "y"], ML, **attributes)], {}, {"x": (FLOAT, [None, 7])})
@@ -956,9 +997,7 @@ def test_a_linear_classifier_without_intercepts() -> None:
 )
 def test_qonnx_quant(rounding: str, bits: int, signed: int, narrow: int, low: int, high: int, domain: str) -> None:
     tensors = as_constants(v=gaussian(7, 5) * 2, s=np.float32(0.25), z=np.float32(0), b=np.float32(bits))
-    quant = node(
-        "Quant", ["v", "s", "z", "b"], ["w"], domain, signed=signed, narrow=narrow, rounding_mode=rounding
-    )
+    quant = node("Quant", ["v", "s", "z", "b"], ["w"], domain, signed=signed, narrow=narrow, rounding_mode=rounding)
     round_ = {"ROUND": np.round, "FLOOR": np.floor, "CEIL": np.ceil, "ROUND_TO_ZERO": np.trunc}[rounding]
     expected = round_(np.clip(tensors["v"] / 0.25, low, high)) * 0.25
     found = layer(applied([quant], tensors))
@@ -978,7 +1017,9 @@ def test_qonnx_quant_with_a_scale_per_row() -> None:
     tensors = as_constants(v=gaussian(5, 7), s=scales(5, 1) * 10, z=np.float32(0), b=np.float32(8))
     quant = node("Quant", ["v", "s", "z", "b"], ["w"], QONNX, signed=1, narrow=1, rounding_mode="ROUND")
     found = matrix(applied([quant], tensors)).T
-    np.testing.assert_allclose(found, np.rint(np.clip(tensors["v"] / tensors["s"], -127, 127)) * tensors["s"], rtol=1e-6)
+    np.testing.assert_allclose(
+        found, np.rint(np.clip(tensors["v"] / tensors["s"], -127, 127)) * tensors["s"], rtol=1e-6
+    )
 
 
 # What is no layer, and why
@@ -993,7 +1034,9 @@ def reason_cases() -> dict[str, tuple[onnx.ModelProto, str]]:
         "int32_table": (model([node("Gather", ["w", "i"], ["y"])], {"w": integers(9, 5, dtype=np.int32)}, i), "int32"),
         "cube": (model([node("Gather", ["w", "i"], ["y"])], {"w": gaussian(4, 3, 2)}, i), "[4, 3, 2]"),
         "no_scale": (
-            model([node("MatMulInteger", ["x", "w"], ["y"])], {"w": integers(7, 5)}, {"x": (TensorProto.INT8, UNKNOWN)}),
+            model(
+                [node("MatMulInteger", ["x", "w"], ["y"])], {"w": integers(7, 5)}, {"x": (TensorProto.INT8, UNKNOWN)}
+            ),
             "no scale",
         ),
         "deep_stack": (model([node("MatMul", ["x", "w"], ["y"])], {"w": gaussian(2, 3, 7, 5)}, x), "[2, 3, 7, 5]"),
@@ -1028,7 +1071,10 @@ def reason_cases() -> dict[str, tuple[onnx.ModelProto, str]]:
             ),
             "3 bits",
         ),
-        "not_evaluated": (applied([node("Tile", ["v", "n"], ["w"])], {"v": gaussian(7, 5), "n": np.array([1, 2])}), "Tile"),
+        "not_evaluated": (
+            applied([node("Tile", ["v", "n"], ["w"])], {"v": gaussian(7, 5), "n": np.array([1, 2])}),
+            "Tile",
+        ),
         "made_of_nothing": (
             applied([node("ConstantOfShape", ["n"], ["w"])], {"n": np.array([7, 5])}),
             "ConstantOfShape",
@@ -1117,7 +1163,8 @@ def test_layers_after_a_loop_whose_own_inputs_are_constant() -> None:
 
 def test_layers_after_a_branch_whose_condition_is_constant() -> None:
     branches = [
-        subgraph([node("MatMul", ["x", name], [f"{name}_out"])], {f"{name}_out": (FLOAT, [2, 4])}) for name in ("a", "b")
+        subgraph([node("MatMul", ["x", name], [f"{name}_out"])], {f"{name}_out": (FLOAT, [2, 4])})
+        for name in ("a", "b")
     ]
     nodes = [
         node("If", ["yes"], ["h"], then_branch=branches[0], else_branch=branches[1]),

@@ -1,4 +1,4 @@
-"""What must be found in every network of the shared folder: checked by hand against the files, and against onnx alone."""
+"""What must be found in each real network and exporter sample: checked by hand, and against onnx alone."""
 
 from __future__ import annotations
 
@@ -579,7 +579,7 @@ def test_layers(shared: Path, name: str) -> None:
     ]
     assert found == EXPECTED[name]
     for layer, row in zip(of(shared, name).values(), EXPECTED[name], strict=True):
-        assert (layer.N, layer.M) == (max(row.shape), min(row.shape))
+        assert (max(row.shape), min(row.shape)) == (layer.N, layer.M)
 
 
 @each_file
@@ -657,7 +657,9 @@ def raw_matrices(layer: WeightLayer, array: Array) -> Array:
         array = array.reshape(-1, *array.shape[-2:])  # without its directions where the file puts them on later
         return array[int("_reverse" in layer.name)][None]
     if op_type == "Einsum" and array.ndim == 3:
-        return array.reshape(1, array.shape[0], -1) if array.shape[0] == layer.M else array.reshape(1, -1, array.shape[2])
+        return (
+            array.reshape(1, array.shape[0], -1) if array.shape[0] == layer.M else array.reshape(1, -1, array.shape[2])
+        )
     return array[None]
 
 

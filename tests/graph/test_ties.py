@@ -104,7 +104,9 @@ def test_copies(shape: tuple[int, int], dtype: type) -> None:
         pytest.param(SQUARE, -SQUARE, id="negated"),
         pytest.param(SQUARE, np.diag(np.diag(SQUARE)), id="equal_diagonals"),
         pytest.param(gaussian(6, 4), gaussian(6, 4).reshape(4, 6), id="other_shape"),
-        pytest.param(gaussian(7, 5).astype(np.float16).astype(np.float32), gaussian(7, 5).astype(np.float16), id="half"),
+        pytest.param(
+            gaussian(7, 5).astype(np.float16).astype(np.float32), gaussian(7, 5).astype(np.float16), id="half"
+        ),
         pytest.param(
             gaussian(7, 5).astype(np.float16), gaussian(7, 5).astype(np.float16).astype(np.float64), id="double"
         ),
@@ -120,7 +122,10 @@ def test_three_copies_and_another() -> None:
     names = ["x", "h0", "h1", "h2", "y"]
     nodes = [node("MatMul", [names[i], name], [names[i + 1]], name=f"n{i}") for i, name in enumerate(weights)]
     found = layers(model(nodes, weights, {"x": (FLOAT, [None, 8])}))
-    assert {name: [use.node for use in each.uses] for name, each in found.items()} == {"a": ["n0", "n2", "n3"], "b": ["n1"]}
+    assert {name: [use.node for use in each.uses] for name, each in found.items()} == {
+        "a": ["n0", "n2", "n3"],
+        "b": ["n1"],
+    }
 
 
 @pytest.mark.parametrize("everywhere", [False, True])

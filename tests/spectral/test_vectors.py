@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wwonnx.errors import WeightError
+from wwonnx.graph.source import open_model
+from wwonnx.graph.walk import walk
 from wwonnx.layer import CONVOLUTIONS
-from wwonnx.options import Options
 from wwonnx.spectral import vectors as module
 from wwonnx.spectral.esd import spectrum
 from wwonnx.spectral.power_law import fit_power_law
 from wwonnx.spectral.vectors import COLUMNS, VectorMetrics, localization, vector_metrics
-from wwonnx.watcher import WeightWatcher
 
 Array = NDArray[Any]
 
@@ -252,7 +252,7 @@ def test_weightwatcher(shared: Path, network: str) -> None:
 
     golden = pd.read_csv(shared / "goldens" / network / "vectors.csv").set_index("name")
     compared = 0
-    for layer in WeightWatcher(shared / "models" / "real" / f"{network}.onnx")._walked(Options()).layers:
+    for layer in walk(open_model(shared / "models" / "real" / f"{network}.onnx").model).layers:
         row = golden.loc[layer.name]
         if row.num_evals < 20:
             continue
