@@ -120,11 +120,11 @@ def nested(exporter: str) -> tuple[onnx.ModelProto, Any]:
             self.first = nn.Sequential(inner, nn.Linear(8, 100))
             self.shared = nn.Linear(100, 100)
             self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(100, 8))
-            self.layer1 = nn.ModuleDict({"part": nn.Sequential(nn.Conv1d(8, 8, 1, bias=False), nn.BatchNorm1d(8))})
+            self.layer1 = nn.Sequential(nn.Sequential(nn.Conv1d(8, 8, 1, bias=False), nn.BatchNorm1d(8)))
 
         def forward(self, x: Any) -> Any:
             x = self.shared(torch.relu(self.shared(self.first(x))))
-            return self.layer1["part"](self.normed(x).transpose(1, 2))
+            return self.layer1(self.normed(x).transpose(1, 2))
 
     torch.manual_seed(0)
     module = Network()
@@ -136,7 +136,7 @@ def test_modules_inside_sequentials(exporter: str) -> None:
     """TorchScript repeats a Sequential's path in its children's: /first/first.0/first.0.0/MatMul is first.0.0."""
     found = list(layers(nested(exporter)[0]))
     assert found[:3] == ["first.0.0", "first.0.2", "first.1"]
-    assert found[-1] == "layer1.part.0"
+    assert found[-1] == "layer1.0.0"
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)

@@ -89,10 +89,10 @@ def _check_functions(proto: onnx.ModelProto, label: str) -> None:
         stack, open_ = [start], {start}
         while stack:
             top = stack[-1]
-            calls = [key for key in map(_callee, _all_nodes(bodies[top])) if key in bodies]
+            calls = [key for key in map(_callee, all_nodes(bodies[top])) if key in bodies]
             waiting = next((key for key in calls if key not in sizes), None)
             if top in sizes or waiting is None:
-                sizes.setdefault(top, len(list(_all_nodes(bodies[top]))) + sum(sizes[key] for key in calls))
+                sizes.setdefault(top, len(list(all_nodes(bodies[top]))) + sum(sizes[key] for key in calls))
                 if sizes[top] > _MOST_NODES:
                     raise ModelError(f"{label}: inlining its local functions would make {sizes[top]:,} nodes; refused")
                 open_.discard(stack.pop())
@@ -101,7 +101,7 @@ def _check_functions(proto: onnx.ModelProto, label: str) -> None:
             else:
                 stack.append(waiting)
                 open_.add(waiting)
-    total = sum(sizes.get(_callee(node), 1) for node in _all_nodes(proto.graph.node))
+    total = sum(sizes.get(_callee(node), 1) for node in all_nodes(proto.graph.node))
     if total > _MOST_NODES:
         raise ModelError(f"{label}: inlining its local functions would make {total:,} nodes; refused")
 
@@ -110,7 +110,8 @@ def _callee(node: onnx.NodeProto) -> tuple[str, str, str]:
     return node.domain, node.op_type, node.overload
 
 
-def _all_nodes(nodes: object) -> Iterator[onnx.NodeProto]:
+def all_nodes(nodes: object) -> Iterator[onnx.NodeProto]:
+    """Every node of a body and of its subgraphs."""
     waiting = [nodes]
     while waiting:
         for node in waiting.pop():  # type: ignore[attr-defined]

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from ..errors import WeightError
 from .expressions import Step, describe_step
 from .tensors import FLOATS, element_type, epsilon, read_tensor, shape_of
-from .traverse import constant_tensor, describe_node, is_onnx
+from .traverse import constant_tensor, describe_node, is_onnx, subgraphs
 from .words import clean, first_line
 
 #: Bounds on an expression: how long its longest chain and how many evaluations it may take, from how many tensors,
 #: and how much larger than what is stored its values may be (small ones may always be).
 _DEPTH, _WORK, _LEAVES, _GROWTH, _SMALL = 200, 10_000, 4_096, 4, 1 << 24
+#: How many tensors an expression that is not evaluated remembers that it comes from.
+_REMEMBERED = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,7 @@ class ConstantFinder:
         self._opset = opset
         self._known: dict[ir.Value, Constant | Opaque | None] = {}
         self._keys: dict[Hashable, int] = {}
+        self._sizes: dict[ir.Value, int] = {}
 
     def find(self, value: ir.Value | None) -> Constant | Opaque | None:
         """The constant behind a value, None if the value depends on the model's inputs.
@@ -200,18 +203,23 @@ class ConstantFinder:
         tensor = constant_tensor(node)
         if tensor is not None:
             return self._stored(value, tensor)
+        if subgraphs(node):
+            return None  # what its graphs capture from outside is not among its inputs
         operands = [self._known[source] for source in sources]
         if not operands or any(operand is None for operand in operands):
             return None  # depends on an input, or makes values out of nothing (RandomNormal)
         leaves = _union(operands)
         if not all(isinstance(operand, Constant) for operand in operands):
             reason = next(operand.reason for operand in operands if isinstance(operand, Opaque))
-            return Opaque(leaves, reason)
+            return Opaque(leaves[:_REMEMBERED], reason)
         inputs = [self._known[operand] if operand is not None else None for operand in node.inputs]
         output = next(index for index, known in enumerate(node.outputs) if known is value)
         step = describe_step(node, inputs, output, self._opset)
         if step is None:
-            return Opaque(leaves, f"computed from constants by {describe_node(node)}, which wwonnx does not evaluate")
+            return Opaque(
+                leaves[:_REMEMBERED],
+                f"computed from constants by {describe_node(node)}, which wwonnx does not evaluate",
+            )
         if isinstance(step, Constant):
             return step
         return self._combine(step, (node.domain, node.op_type, _signature(node), output), describe_node(node))
@@ -221,6 +229,7 @@ class ConstantFinder:
             return None
         shape, dtype = shape_of(tensor), element_type(tensor)
         size = math.prod(shape)
+        self._sizes[value] = size
         return Constant(
             root=value,
             leaves=(value,),
@@ -239,14 +248,18 @@ class ConstantFinder:
     def _combine(self, step: Step, what: Hashable, description: str) -> Constant | Opaque:
         operands: list[Constant] = step.operands
         leaves = _union(operands)
-        root = max(operands, key=lambda operand: operand.elements).root
-        elements = sum(operand.elements for operand in operands)
+        root = max(operands[step.values], key=lambda operand: operand.elements).root
+        elements = sum(self._sizes[leaf] for leaf in leaves)
         size = math.prod(step.shape)
         work, depth = 1 + sum(operand.work for operand in operands), 1 + max(operand.depth for operand in operands)
         if size > max(_SMALL, _GROWTH * elements):
-            return Opaque(leaves, f"{description} would make {size:,} values out of {elements:,} that are stored")
+            return Opaque(
+                leaves[:_REMEMBERED], f"{description} would make {size:,} values out of {elements:,} that are stored"
+            )
         if work > _WORK or depth > _DEPTH or len(leaves) > _LEAVES:
-            return Opaque(leaves, f"the constant expression that ends in {description} is too long to be evaluated")
+            return Opaque(
+                leaves[:_REMEMBERED], f"the constant expression that ends in {description} is too long to be evaluated"
+            )
         main = next(operand for operand in operands if operand.root is root)
         if step.transposes:
             key, transposed = main.key, not main.transposed

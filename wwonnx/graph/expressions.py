@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -34,6 +34,7 @@ class Step:
         dtype: element type of the result; None for that of the largest operand.
         transposes: whether all it does is to transpose a matrix.
         work: whether it computes anything, rather than giving a view.
+        values: which operands give the result's values, as opposed to conditions and indices.
     """
 
     operands: list[Any]
@@ -42,6 +43,7 @@ class Step:
     dtype: ir.DataType | None = None
     transposes: bool = False
     work: bool = True
+    values: slice = field(default_factory=lambda: slice(None))
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Context:
         constant = self.input(index)
         if constant is None:
             return integers(self.node, name)
-        if constant.size > 64 or constant.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
+        if constant.size > _LONGEST_LIST or constant.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
             return None
         try:
             return tuple(int(n) for n in constant.read().reshape(-1))
@@ -71,6 +73,8 @@ class Context:
 
 
 Rule: TypeAlias = "Callable[[Context], Step | Constant | None]"
+#: A list of axes, starts or sizes is no longer than this.
+_LONGEST_LIST = 4096
 _RULES: dict[str, Rule] = {}
 _DOMAINS = ("", "ai.onnx", "com.microsoft", "qonnx.custom_op.general", "finn.custom_op.general")
 
@@ -93,7 +97,7 @@ def describe_step(node: ir.Node, inputs: list[Any], output: int, opset: int) -> 
         return None
     try:
         return known(Context(node, inputs, output, opset))
-    except (ValueError, IndexError, TypeError, KeyError, AttributeError, ArithmeticError):
+    except (ValueError, IndexError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError):
         return None  # arguments that make no sense for these shapes
 
 
@@ -116,9 +120,21 @@ def _cast(context: Context) -> Step | Constant | None:
     if target == source.dtype:
         return source
     if source.is_float and target in FLOATS and epsilon(target) <= epsilon(source.dtype):
-        return source  # a wider type holds the same values
+        return replace(source, dtype=target)  # a wider type holds the same values
     dtype = target.numpy()
+    if target.bitwidth == 8 and target in FLOATS and integer(context.node, "saturate", 1):
+        return Step([source], source.shape, lambda array: _saturated(array, dtype), target)
     return Step([source], source.shape, lambda array: array.astype(dtype), target)
+
+
+def _saturated(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """A Cast to float8: what is too large becomes the largest number there is."""
+    import ml_dtypes
+
+    information: Any = ml_dtypes.finfo  # untyped
+    largest = float(information(dtype).max)
+    clipped: NDArray[Any] = np.clip(array.astype(np.float32), -largest, largest).astype(dtype)
+    return clipped
 
 
 @rule("CastLike")
@@ -206,7 +222,8 @@ def _slice(context: Context) -> Step | Constant | None:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         # numpy clamps as ONNX does, but for a backward slice that runs past the front.
         past = step < 0 and end < -source.shape[axis]
-        region[axis] = slice(start, None if past else end, step)
+        first = max(start, -source.shape[axis]) if step < 0 else start
+        region[axis] = slice(first, None if past else end, step)
     whole = tuple(region)
     shape = tuple(len(range(*part.indices(n))) for part, n in zip(whole, source.shape, strict=True))
     return source if shape == source.shape and min(steps) > 0 else _view(source, shape, lambda array: array[whole])
@@ -217,6 +234,8 @@ def _split(context: Context) -> Step | Constant | None:
     source: Constant = context.inputs[0]
     axis = integer(context.node, "axis", 0) % len(source.shape)
     sizes = context.list(1, "split")
+    if sizes is None and context.input(1) is not None:
+        return None
     if sizes is None:
         parts = len(context.node.outputs)
         each = math.ceil(source.shape[axis] / parts)
@@ -243,7 +262,7 @@ def _gather(context: Context) -> Step | None:
     axis = integer(context.node, "axis", 0) % len(source.shape)
     shape = source.shape[:axis] + indices.shape + source.shape[axis + 1 :]
     take = lambda array, chosen: np.take(array, chosen.astype(np.int64), axis=axis)  # noqa: E731
-    return Step([source, indices], shape, take, source.dtype)
+    return Step([source, indices], shape, take, source.dtype, values=slice(1))
 
 
 @rule("Expand")
@@ -267,7 +286,8 @@ def _shape(context: Context) -> Step:
 @rule("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Where")
 def _elementwise(context: Context) -> Step | None:
     shape = np.broadcast_shapes(*(operand.shape for operand in context.inputs))
-    return _reference(context, shape, context.inputs[-1].dtype if context.node.op_type == "Where" else None)
+    step = _reference(context, shape, context.inputs[-1].dtype if context.node.op_type == "Where" else None)
+    return replace(step, values=slice(1, 3)) if context.node.op_type == "Where" else step
 
 
 @rule("Neg", "Abs", "Sqrt", "Exp", "Log", "Reciprocal", "Tanh", "Sigmoid", "Relu", "Softplus", "Erf")
@@ -333,6 +353,8 @@ def _dequantize(context: Context) -> Step | None:
 @rule("Quant")
 def _quant(context: Context) -> Step | None:
     values, scale, zero, bits = context.inputs
+    if scale is None or zero is None or bits is None:
+        return None
     node = context.node
     signed, narrow = bool(integer(node, "signed", 1)), bool(integer(node, "narrow", 0))
     rounding = text(node, "rounding_mode", "ROUND")
@@ -347,6 +369,8 @@ def _quant(context: Context) -> Step | None:
 @rule("BipolarQuant")
 def _bipolar(context: Context) -> Step | None:
     values, scale = context.inputs
+    if scale is None:
+        return None
 
     def compute(values: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
         return np.where(values >= 0, scale, -scale).astype(values.dtype)
@@ -365,7 +389,11 @@ def _reference(context: Context, shape: tuple[int, ...], dtype: ir.DataType | No
 
         proto = ir.to_proto(node)
         names = [name for name in dict.fromkeys(proto.input) if name]
-        feeds = dict(zip((name for name in proto.input if name), arrays, strict=True))
+        # A widening Cast leaves its operand's array as it is; here its type matters.
+        typed = [
+            array.astype(operand.dtype.numpy(), copy=False) for array, operand in zip(arrays, operands, strict=True)
+        ]
+        feeds = dict(zip((name for name in proto.input if name), typed, strict=True))
         anything = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in names]
         results = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in proto.output]
         graph = helper.make_graph([proto], "cone", anything, results)

@@ -75,7 +75,7 @@ def inventory(model: ir.Model, walk: Walk) -> Inventory:
                 bytes=0 if dtype in NO_NUMBERS else math.ceil(math.prod(shape) * dtype.bitwidth / 8),
                 ops=_users(value),
                 layer_ids=layer_ids,
-                reason="" if layer_ids else _reason(value, tensor, walk),
+                reason="" if layer_ids else _reason(value, tensor, walk, model.graph),
             )
         )
     return Inventory(tuple(entries), parameters)
@@ -86,7 +86,7 @@ def _users(value: ir.Value) -> str:
     return ", ".join(op if count == 1 else f"{op} x{count}" for op, count in counts.items())
 
 
-def _reason(value: ir.Value, tensor: ir.TensorProtocol, walk: Walk) -> str:
+def _reason(value: ir.Value, tensor: ir.TensorProtocol, walk: Walk, main: ir.Graph) -> str:
     """Why a constant is no layer."""
     if value in walk.reasons:
         return walk.reasons[value]
@@ -94,7 +94,11 @@ def _reason(value: ir.Value, tensor: ir.TensorProtocol, walk: Walk) -> str:
         return f"scale, zero point or index of layer {walk.helps[value]}"
     users = [use.node for use in value.uses()]
     if not users:
-        return "an output of the model" if value.is_graph_output() else "no node uses it"
+        if not value.is_graph_output():
+            return "no node uses it"
+        return (
+            "an output of the model" if value.graph is main else "the result of a branch or a loop, chosen at run time"
+        )
     dtype = element_type(tensor)
     if dtype in NO_NUMBERS | INDICES:
         return f"elements are {dtype.name.lower()}: no trained weight"

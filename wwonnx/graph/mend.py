@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnx_ir import serde
 
+from .checks import all_nodes, subgraphs
 from .tensors import read_tensor
 from .traverse import graphs, nodes
 
@@ -30,18 +32,33 @@ def mend(proto: onnx.ModelProto) -> None:
                 value.ClearField("type")
         for index in reversed(range(len(graph.node))):
             node = graph.node[index]
-            sparse = [attribute for attribute in node.attribute if attribute.type == onnx.AttributeProto.SPARSE_TENSOR]
+            sparse = _sparse(node)
             if node.op_type == "Constant" and sparse and node.output:
                 initializer = graph.sparse_initializer.add()
                 initializer.CopyFrom(sparse[0].sparse_tensor)
                 initializer.values.name = node.output[0]
                 del graph.node[index]
-            else:
-                kinds = (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
-                keep = [attribute for attribute in node.attribute if attribute.type not in kinds]
-                if len(keep) < len(node.attribute):
-                    del node.attribute[:]
-                    node.attribute.extend(keep)
+            elif sparse:
+                _drop_sparse(node)
+    for function in proto.functions:  # a function has no initializers: its constants are written out in place
+        for node in all_nodes(function.node):
+            sparse = _sparse(node)
+            if sparse:
+                dense = numpy_helper.from_array(_dense(sparse[0].sparse_tensor)) if node.op_type == "Constant" else None
+                _drop_sparse(node)
+                if dense is not None:
+                    node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(dense)
+
+
+def _sparse(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
+    return [attribute for attribute in node.attribute if attribute.type == onnx.AttributeProto.SPARSE_TENSOR]
+
+
+def _drop_sparse(node: onnx.NodeProto) -> None:
+    kinds = (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
+    keep = [attribute for attribute in node.attribute if attribute.type not in kinds]
+    del node.attribute[:]
+    node.attribute.extend(keep)
 
 
 def attach_sparse(proto: onnx.ModelProto, model: ir.Model) -> None:
@@ -90,23 +107,12 @@ def _dense(tensor: onnx.SparseTensorProto) -> NDArray[np.generic]:
 
 
 def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    waiting = [proto.graph]
-    bodies = [node for function in proto.functions for node in function.node]
-    waiting += [graph for node in bodies for graph in _of_node(node)]
-    while waiting:
-        graph = waiting.pop()
-        yield graph
-        waiting += [inner for node in graph.node for inner in _of_node(node)]
-
-
-def _of_node(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    found: list[onnx.GraphProto] = []
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            found.append(attribute.g)
-        elif attribute.type == onnx.AttributeProto.GRAPHS:
-            found.extend(attribute.graphs)
-    return found
+    """The main graph and every subgraph, those of function bodies too."""
+    yield proto.graph
+    for body in (proto.graph.node, *(function.node for function in proto.functions)):
+        for node in all_nodes(body):
+            for attribute in node.attribute:
+                yield from subgraphs(attribute)
 
 
 def _holds_map(kind: onnx.TypeProto) -> bool:

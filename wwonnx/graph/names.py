@@ -21,6 +21,8 @@ _MADE_UP = re.compile(
 )
 #: What follows a module's path in the name of its weight. Other parameters (in_proj_weight) keep their name.
 _WEIGHT_SUFFIX = re.compile(r"[./](weight|kernel|embeddings|depthwise_kernel|pointwise_kernel|W)$")
+#: What PyTorch makes of a weight that is normalised or otherwise computed: its parts, of which the module is the owner.
+_PARAMETRIZED = re.compile(r"\.(parametrizations\.weight\.\w+|weight_[vgu]|weight_orig)$")
 #: Path components that TensorFlow adds below a layer.
 _TF_INNER = re.compile(
     r"^(ReadVariableOp(_\d+)?|resource|merged_input|Cast(_\d+)?|MatMul|BiasAdd|Conv[123]D|convolution|conv_transpose|"
@@ -64,6 +66,8 @@ class Namer:
 
     def _guess(self, root: ir.Value, node: ir.Node, role: str = "") -> tuple[str, bool]:
         """The best name, and whether it is the tensor's own."""
+        if root.producer() is node:  # its values are in the node's attributes
+            return node.name or node.op_type, False
         tensor = (root.name or "").removesuffix(":0")
         for ending in ("_quantized", "_Q4", "_Q8", "_Q2", "_DQ"):
             tensor = tensor.removesuffix(ending)
@@ -114,7 +118,7 @@ class Namer:
 
 def _module(parameter: str) -> str:
     """The module's path from its weight's name: `fc.weight` -> `fc`."""
-    stripped = _WEIGHT_SUFFIX.sub("", parameter)
+    stripped = _WEIGHT_SUFFIX.sub("", _PARAMETRIZED.sub("", parameter))
     return stripped.replace("/", ".").strip(".") or parameter
 
 
@@ -123,7 +127,12 @@ def _scope(node: str) -> str:
     parts = [part for part in node.split("/") if part][:-1]
     while len(parts) > 1 and _TF_INNER.match(parts[-1]):
         parts.pop()
-    return ".".join(parts)
+    kept: list[str] = []
+    for part in parts:
+        if kept and part.startswith(kept[-1] + "."):
+            kept.pop()
+        kept.append(part)
+    return ".".join(kept)
 
 
 def _tf_path(tensor: str) -> str:

@@ -66,6 +66,7 @@ def n_bits(
     shape: tuple[int, int],
     bits: int,
     block_size: int,
+    order: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """The weight of com.microsoft's MatMulNBits, shape (K, N): what multiplies the activations from the right.
 
@@ -77,6 +78,7 @@ def n_bits(
         shape: (K, N).
         bits: 2, 4 or 8.
         block_size: codes per block.
+        order: shape (K,), which block's scale each row has (g_idx); None for one after the other. Without zero points.
 
     Raises:
         ValueError: sizes that don't fit each other.
@@ -85,6 +87,10 @@ def n_bits(
     blocks = math.ceil(depth / block_size)
     codes = unpack(packed.reshape(columns, blocks, -1), bits, block_size)
     spread = scales.reshape(columns, blocks, 1)
+    if order is not None:
+        flat = codes.reshape(columns, -1)[:, :depth].astype(spread.dtype) - spread.dtype.type(1 << (bits - 1))
+        ordered: NDArray[Any] = (flat * scales.reshape(columns, blocks)[:, order.astype(np.int64)]).T
+        return ordered
     values = codes.astype(spread.dtype)
     if zero_points is None:
         values = values - values.dtype.type(1 << (bits - 1))

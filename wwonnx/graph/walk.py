@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,6 +76,18 @@ class Found:
         part = array[self.reading.region] if self.reading.region else array
         return part if self.reading.shape is None else part.reshape(self.reading.shape)
 
+    def bias(self) -> Callable[[], NDArray[np.generic]] | None:
+        """What reads the bias of the part, shape (outputs,); None where there is none with a value for each output."""
+        bias, part = self.operand.bias, self.reading.outputs
+        outputs = self.reading.layout.shape(self.shape)[1]
+        axis = self.operand.bias_axis
+        if bias is None or len(bias.shape) < -axis or bias.shape[axis] != bias.size:
+            return None
+        kept = len(range(*part.indices(bias.size))) if part is not None else bias.size
+        if kept != outputs:
+            return None
+        return lambda: bias.read().reshape(-1)[part if part is not None else slice(None)]
+
     @property
     def identity(self) -> Hashable:
         """Equal for the same weight read the same way; a matrix and its transpose have the same spectrum."""
@@ -142,14 +154,15 @@ def walk(model: ir.Model, splits: Splits | None = None) -> Walk:
                     found[weight.identity] = weight
         if not inside and not is_known(node):
             refused.extend(_unknown(node, finder))
-    weights = ties.merge(list(_settle_tables(found, tables).values()))
+    taken = {leaf for refusal in refused for leaf in refusal.leaves}
+    weights = ties.merge(list(_settle_tables(found, tables, taken).values()))
     return _result(model, finder, weights, refused)
 
 
-def _settle_tables(found: dict[Hashable, Found], tables: list[Found]) -> dict[Hashable, Found]:
-    """Drop tables looked up at constant indices where something else reads them as a weight."""
+def _settle_tables(found: dict[Hashable, Found], tables: list[Found], refused: set[ir.Value]) -> dict[Hashable, Found]:
+    """Drop tables looked up at constant indices where something else reads them as a weight, or would have."""
     waiting = {id(table) for table in tables}
-    taken = {leaf for identity, weight in found.items() if identity not in waiting for leaf in weight.leaves}
+    taken = refused | {leaf for identity, weight in found.items() if identity not in waiting for leaf in weight.leaves}
     settled: dict[Hashable, Found] = {}
     for identity, weight in found.items():
         if identity not in waiting:
@@ -166,7 +179,7 @@ def _unknown(node: ir.Node, finder: ConstantFinder) -> Iterator[_Refused]:
     """Matrices that an operator reads of which wwonnx knows nothing."""
     for value in node.inputs:
         constant = finder.find(value)
-        if not isinstance(constant, Constant) or len(constant.shape) < 2 or min(constant.shape[-2:]) < 2:
+        if not isinstance(constant, Constant) or len(constant.shape) < 2 or sum(n > 1 for n in constant.shape) < 2:
             continue
         if constant.dtype in FLOATS or constant.dtype.bitwidth <= 8:
             reason = f"wwonnx does not know the operator {clean(f'{node.domain}.{node.op_type}')}"
@@ -193,7 +206,7 @@ def _result(model: ir.Model, finder: ConstantFinder, weights: list[Found], refus
                 depthwise=weight.reading.depthwise,
                 folded=signs.folded(constant.root, weight.node),
                 read=weight.read,
-                read_bias=operand.bias.read if operand.bias is not None else None,
+                read_bias=weight.bias(),
             )
         )
         for leaf in weight.leaves:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import onnx
 import onnx_ir as ir
 
 from ...layer import LAYER_TYPE, MATRIX, TRANSPOSED, Layout
@@ -41,6 +42,7 @@ class Reading:
         region: the part, as an index into the weight; empty for all of it.
         shape: the part is reshaped to it first; None to leave it.
         depthwise: whether it is a depthwise convolution.
+        outputs: which of the weight's outputs it holds; None for all.
     """
 
     layout: Layout = MATRIX
@@ -48,6 +50,7 @@ class Reading:
     region: tuple[int | slice, ...] = ()
     shape: tuple[int, ...] | None = None
     depthwise: bool = False
+    outputs: slice | None = None
 
     def fits(self, weight: tuple[int, ...]) -> bool:
         """Whether the layout takes each axis of the part of a weight of this shape once."""
@@ -67,7 +70,8 @@ class Operand:
         readings: the layers in it.
         refused: why it is no layer; empty where it is one.
         role: what to call it where its tensor has no name of its own, `W`.
-        bias: the bias that goes with it, a vector.
+        bias: the bias that goes with it.
+        bias_axis: the axis of the bias along which the outputs lie; its others are of length 1.
     """
 
     index: int
@@ -77,6 +81,7 @@ class Operand:
     refused: str = ""
     role: str = ""
     bias: Constant | None = None
+    bias_axis: int = -1
 
 
 Reader: TypeAlias = Callable[[tuple[int, ...]], "list[Reading]"]
@@ -103,6 +108,7 @@ class Site:
         weight: Constant | Opaque | None = None,
         role: str = "",
         bias: Constant | None = None,
+        bias_axis: int = -1,
     ) -> Iterator[Operand]:
         """The operand at an input, nothing where that is an activation or a vector.
 
@@ -113,6 +119,7 @@ class Site:
             weight: what the input stands for, where that is not simply its constant (a quantised weight).
             role: its name where the tensor has none.
             bias: the bias that goes with it.
+            bias_axis: the axis of the bias along which the outputs lie.
         """
         if weight is None:
             weight = self.finder.find(self.node.inputs[index]) if index < len(self.node.inputs) else None
@@ -133,7 +140,7 @@ class Site:
                 refused = str(error)
             if any(not reading.fits(weight.shape) for reading in readings):
                 readings, refused = [], f"its shape {list(weight.shape)} does not fit {self.node.op_type}"
-        yield Operand(index, weight, layer_type, tuple(readings), refused, role, bias)
+        yield Operand(index, weight, layer_type, tuple(readings), refused, role, bias, bias_axis)
 
     def refuse(self, index: int, layer_type: LAYER_TYPE, reason: str) -> Iterator[Operand]:
         """A weight that this version can't read."""
@@ -166,7 +173,12 @@ def _handler(node: ir.Node) -> Handler | None:
 
 def is_known(node: ir.Node) -> bool:
     """Whether wwonnx knows where this operator holds weights, if it does."""
-    return node.domain in ("", "ai.onnx") or _handler(node) is not None
+    return _handler(node) is not None or (node.domain in ("", "ai.onnx") and _is_standard(node.op_type))
+
+
+def _is_standard(op_type: str) -> bool:
+    """Whether ONNX defines an operator of this name: foreign ones sometimes come without a domain of their own."""
+    return bool(onnx.defs.has(op_type))
 
 
 def operands(site: Site) -> Iterator[Operand]:

@@ -21,7 +21,7 @@ def matrix_product(site: Site) -> Iterator[Operand]:
     """Either factor may be the weight: exporters write x W and W x. Gemm's third input is the bias."""
     bias = site.constant(2) if site.node.op_type == "Gemm" else added_bias(site)
     left = read_inputs_first if _flag(site, "transA") else read_matrix
-    yield from site.operand(0, LAYER_TYPE.DENSE, left, bias=bias)
+    yield from site.operand(0, LAYER_TYPE.DENSE, left, bias=bias, bias_axis=-2)
     yield from site.operand(1, LAYER_TYPE.DENSE, lambda shape: read_projection(site, shape), bias=bias)
 
 
@@ -30,11 +30,11 @@ def _flag(site: Site, name: str) -> bool:
 
 
 def added_bias(site: Site) -> Constant | None:
-    """The vector that the next node adds to a product."""
+    """The constant that the next node adds to a product."""
     for node in downstream(site.node, through=("Cast",)):
         if is_onnx(node, "Add") and len(node.inputs) == 2:
-            vectors = [site.finder.constant(node, index) for index in (0, 1)]
-            return next((vector for vector in vectors if vector is not None and len(vector.shape) == 1), None)
+            added = [site.finder.constant(node, index) for index in (0, 1)]
+            return next((constant for constant in added if constant is not None), None)
     return None
 
 
@@ -58,7 +58,7 @@ def split_columns(sizes: tuple[int, ...], outputs_first: bool, lead: int = 0) ->
         start += size
         region = (part,) if outputs_first else (slice(None), part)
         layout = MATRIX if outputs_first else TRANSPOSED
-        parts.append(Reading(layout, suffix=f".{letter}", region=(0,) * lead + region))
+        parts.append(Reading(layout, suffix=f".{letter}", region=(0,) * lead + region, outputs=part))
     return parts
 
 
@@ -84,12 +84,19 @@ def einsum(site: Site) -> Iterator[Operand]:
 
     Indices that it shares with both the other operand and the result count its matrices.
     """
-    equation = text(site.node, "equation", "").replace(" ", "")
-    if "->" not in equation or len(site.node.inputs) != 2:
-        return
-    sources, result = equation.split("->")
+    sources, arrow, result = text(site.node, "equation", "").replace(" ", "").partition("->")
     terms = sources.split(",")
+    if not arrow:  # the implicit result: indices that occur once, in the order of the alphabet
+        result = "".join(
+            sorted(letter for letter, count in Counter(sources).items() if count == 1 and letter.isalpha())
+        )
+    if len(terms) != len(site.node.inputs):
+        return
     for index, term in enumerate(terms):
+        if len(terms) != 2 or "." in term:
+            reason = f"an Einsum of {len(terms)} factors or with an ellipsis in the weight's own term is not read"
+            yield from site.refuse(index, LAYER_TYPE.DENSE, reason)
+            continue
         layout = _einsum_layout(term, terms[1 - index], result)
         if layout is not None:
             yield from site.operand(index, LAYER_TYPE.DENSE, readings(Reading(layout)))

@@ -16,7 +16,12 @@ from .base import Operand, Site, operator, read_matrix
 def linear_model(site: Site) -> Iterator[Operand]:
     """(outputs, features); the number of outputs follows from the intercepts, targets or class labels."""
     coefficients = site.node.attributes.get("coefficients")
-    if coefficients is None or coefficients.is_ref() or coefficients.type != ir.AttributeType.FLOATS:
+    if (
+        not site.node.outputs
+        or coefficients is None
+        or coefficients.is_ref()
+        or coefficients.type != ir.AttributeType.FLOATS
+    ):
         return
     values = np.asarray(coefficients.value, dtype=np.float32)
     outputs = _outputs(site.node, values.size)

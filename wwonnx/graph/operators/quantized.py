@@ -122,6 +122,8 @@ def later_scale(site: Site, node: ir.Node, operand: int) -> Constant | None:
     for later in downstream(node, through=("Cast",)):
         if not is_onnx(later, "Mul"):
             continue
+        if len(later.inputs) != 2:
+            continue
         for index, factor in enumerate(later.inputs):
             if factor is None or site.finder.find(later.inputs[1 - index]) is not None:
                 continue
@@ -168,15 +170,23 @@ def matmul_n_bits(site: Site) -> Iterator[Operand]:
         return
     shape = (integer(node, "K", 0), integer(node, "N", 0))
     bits, block = integer(node, "bits", 4), integer(node, "block_size", 0)
+    order = site.constant(4)
+    if order is not None and zeros is not None:
+        reason = "MatMulNBits with groups in an order of their own (g_idx) and zero points is not read"
+        yield from site.refuse(1, LAYER_TYPE.DENSE, reason)
+        return
     if scales is None or min(*shape, block) < 1 or bits not in (2, 4, 8):
         yield from site.refuse(1, LAYER_TYPE.DENSE, f"MatMulNBits of {bits} bits, K x N = {shape}, blocks of {block}")
         return
 
-    def compute(packed: Any, scales: Any, zeros: Any = None) -> NDArray[Any]:
-        return n_bits(packed, scales, zeros, shape, bits, block)
+    def compute(packed: Any, scales: Any, *more: Any) -> NDArray[Any]:
+        if order is not None:
+            return n_bits(packed, scales, None, shape, bits, block, order=more[0])
+        return n_bits(packed, scales, more[0] if more else None, shape, bits, block)
 
-    operands = [packed, scales] + ([] if zeros is None else [zeros])
-    weight = site.finder.derived(operands, shape, compute, ("nbits", shape, bits, block), scales.dtype)
+    operands = [operand for operand in (packed, scales, zeros, order) if operand is not None]
+    what = ("nbits", shape, bits, block, order is not None)
+    weight = site.finder.derived(operands, shape, compute, what, scales.dtype)
     yield from site.operand(1, LAYER_TYPE.DENSE, read_inputs_first, weight=weight)
 
 
@@ -201,7 +211,7 @@ def gather_block_quantized(site: Site) -> Iterator[Operand]:
         if packed:
             codes = unpack(codes, bits, shape[1])
             zeros = None if zeros is None else unpack(zeros, bits, scales.shape[1])
-        if zeros is None and packed:
+        if zeros is None and codes.dtype == np.uint8:
             zeros = np.array(1 << (bits - 1), dtype=np.uint8)
         return dequantize(codes, scales, zeros, axis, block)
 
