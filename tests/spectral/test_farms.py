@@ -39,6 +39,12 @@ def test_a_matrix_squarer_than_the_ratio_is_cut_along_the_shorter_side() -> None
     assert chosen.column_starts == (0, 50)
 
 
+def test_a_window_of_a_broken_size_fits() -> None:
+    chosen = windows(100, 100, aspect_ratio=1.5)
+    assert (chosen.rows, chosen.columns) == (99, 66)
+    assert (chosen.row_starts, chosen.column_starts) == ((0, 1), (0, 34))
+
+
 def test_size_and_number_can_be_chosen() -> None:
     chosen = windows(4096, 11008, size=2000, per_axis=15)
     assert (chosen.rows, chosen.columns) == (2000, 2000)

@@ -108,6 +108,17 @@ def test_a_larger_threshold_asks_for_a_larger_fall() -> None:
     assert clip_fingers(esd, finger_thresh=100.0).clipped == 0
 
 
+def test_clipping_stops_where_alpha_comes_down_to_2() -> None:
+    """Clipping four would lower alpha by more than 1, but clipping two has brought it to 1.77 already."""
+    esd = np.sort(np.random.default_rng(375).beta(1.0, 3.0, 40) ** 2 + 0.001)
+    alphas = [fit_power_law(esd, ignore_largest=clipped).alpha for clipped in (0, 2, 3, 4)]
+    assert alphas == pytest.approx([2.693, 1.77, 1.81, 1.67], abs=0.01)
+    assert alphas[3] + 1.0 < alphas[0] < alphas[1] + 1.0
+    found = clip_fingers(esd)
+    assert (found.clipped, found.num_fingers) == (0, 0)
+    assert found.fit.alpha == found.raw_alpha == alphas[0]
+
+
 def test_half_of_a_small_esd_stays() -> None:
     esd = np.sort(np.random.default_rng(4).lognormal(0.0, 1.0, 10))
     assert clip_fingers(esd, max_fingers=50).clipped <= 5

@@ -58,6 +58,8 @@ def test_scale_has_no_say(scale: float) -> None:
 def test_zero_eigenvalues_do_not_count() -> None:
     x = np.sort(np.random.default_rng(5).lognormal(0.0, 1.0, 51))
     assert fit_hill(np.concatenate([np.zeros(40), x])) == fit_hill(x)
+    assert fit_hill(np.concatenate([np.full(40, 0.99e-5), x])) == fit_hill(x)
+    assert fit_hill(np.concatenate([np.full(40, 1.01e-5), x])) != fit_hill(x)
 
 
 def test_without_the_largest() -> None:

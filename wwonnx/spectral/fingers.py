@@ -38,9 +38,7 @@ class ClippedPowerLaw:
     raw_alpha: float
 
 
-def clip_fingers(
-    esd: Array, max_fingers: int = MAX_FINGERS, finger_thresh: float = FINGER_THRESH
-) -> ClippedPowerLaw:
+def clip_fingers(esd: Array, max_fingers: int = MAX_FINGERS, finger_thresh: float = FINGER_THRESH) -> ClippedPowerLaw:
     """Leave out the 2, 3, ..., max_fingers - 1 largest eigenvalues until alpha falls: fix_fingers="clip_xmax".
 
     The first count at which alpha lies more than `finger_thresh` below the alpha of the whole ESD is kept. Where none
@@ -87,7 +85,14 @@ def fit_from_peak(esd: Array, ignore_largest: int = 0) -> PowerLaw:
         return PowerLaw.failed("no tail begins near the peak of the eigenvalues")
     start, distance = best
     alpha, tail = float(alphas[start]), x.size - start
-    return PowerLaw(alpha, float(x[start]), float(x[-1]), distance, (alpha - 1.0) / float(np.sqrt(tail)), tail)
+    return PowerLaw(
+        alpha=alpha,
+        xmin=float(x[start]),
+        xmax=float(x[-1]),
+        D=distance,
+        sigma=(alpha - 1.0) / float(np.sqrt(tail)),
+        num_pl_spikes=int(x.size - np.searchsorted(x, x[start])),
+    )
 
 
 def peak(x: Array) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,22 +11,12 @@ from .esd import Array
 from .fingers import starts_near_peak
 from .power_law import exponents
 from .tail import fittable
+from .truncated_likelihood import cutoff_alone, log_survival, maximum_likelihood, moments, on_bound, simplex_search
 
-#: Nodes of the quadrature, and where it ends: the integrand has fallen by exp(-_DEPTH) there. Both moments and integral
-#: are then right to 1e-12 for alpha from 1 to 1000 and Lambda * xmin from 1e-12 to 1e6 (against 120 digits).
-_NODES = 64
-_DEPTH = 36.0
-#: Lambda * xmin below it is no cut-off: no tail reaches so far that it could be seen.
-_NO_CUTOFF = 1e-13
-#: A step is the last where it would raise the log-likelihood per value by less than this.
-_CONVERGED = 1e-24
-_STEPS = 100
 #: Positions in a tail at which a first, lower bound of every D is taken.
-_PROBES = np.array([0.0, 0.04, 0.1, 0.18, 0.27, 0.36, 0.45, 0.55, 0.65, 0.75, 0.85, 0.93, 1.0])
+_PROBES = (0.05, 0.2, 0.5, 0.8)
 #: A tail whose ends differ by less than this (in the logarithm) has no slope: what differs is rounding.
 _FLAT = 1e-10
-#: Values of which the integral is taken at once: 16 MiB a temporary.
-_BLOCK = 32768
 
 
 @dataclass(frozen=True)
@@ -36,14 +25,14 @@ class TruncatedPowerLaw:
 
     Attributes:
         alpha: exponent, 1 or more; NaN where the fit failed.
-        Lambda: rate of the cut-off, in units of 1 / eigenvalue.
+        Lambda: rate of the cut-off, in units of 1 / eigenvalue; 0 is a plain power law.
         xmin, xmax: where the tail begins and ends.
         D: Kolmogorov-Smirnov distance between the tail and the fit.
-        sigma: standard error of alpha from the observed information; NaN where alpha sits on its bound.
-        num_pl_spikes: number of eigenvalues in the tail.
+        sigma: standard error of alpha from the information of the tail; NaN where alpha sits on its bound.
+        num_pl_spikes: number of eigenvalues from xmin on.
         reason: why the fit failed; empty where it did not.
-        at_bound: the parameter that ended on its bound, "alpha" (1) or "Lambda" (0: a plain power law); empty where
-            neither did. An alpha on its bound says that the cut-off alone shapes the tail: it is no exponent.
+        at_bound: the parameter whose best value is its bound, "alpha" (1) or "Lambda" (0); empty where there is none.
+            With alpha on its bound the cut-off alone shapes the tail, and alpha is no exponent.
     """
 
     alpha: float
@@ -62,24 +51,12 @@ class TruncatedPowerLaw:
         return cls(np.nan, np.nan, np.nan, np.nan, np.nan, np.nan, 0, reason)
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Of u = ln t and tau = t - 1 under t^-alpha exp(-z t) on [1, inf), and ln of the integral of t^-alpha e^(-z tau).
-    """
-
-    log_integral: Array
-    mean_u: Array
-    mean_tau: Array
-    var_u: Array
-    var_tau: Array
-    covariance: Array
-    unexplained: Array
-
-
-def fit_truncated_power_law(esd: Array, ignore_largest: int = 0, near_peak: bool = False) -> TruncatedPowerLaw:
+def fit_truncated_power_law(
+    esd: Array, ignore_largest: int = 0, near_peak: bool = False, exact: bool = False
+) -> TruncatedPowerLaw:
     """Fit a truncated power law to the tail, its start chosen by the smallest Kolmogorov-Smirnov distance.
 
-    For every start i, with m = n - i values x_j from there on, alpha >= 1 and Lambda >= 0 maximise the likelihood of
+    For every start i, with m = n - i values x_j from there on, alpha > 1 and Lambda > 0 maximise the likelihood of
 
         p(x) = x^-alpha exp(-Lambda x) / integral_(x_i)^inf y^-alpha exp(-Lambda y) dy
 
@@ -87,13 +64,17 @@ def fit_truncated_power_law(esd: Array, ignore_largest: int = 0, near_peak: bool
 
         D_i = max_j |F(x_j) - j / m|,    j = 0 .. m - 1,
 
-    F the distribution function; the first i with the smallest D_i is the fit. The likelihood is that of an exponential
-    family, so that it has one maximum; it is found to rounding, where a simplex search stops at 1e-4.
+    F being the distribution function; the first i with the smallest D_i is the fit.
+
+    The maximum is sought as `powerlaw` 1.5 does, which gives WeightWatcher's figures, or exactly. The two agree to 1e-4
+    until alpha runs into its bound: there the simplex of `powerlaw` now and then collapses short of the maximum, and
+    such a start may even win by its D (11 of 38 layers of ResNet-20 and -32 with at most 300 eigenvalues).
 
     Args:
         esd: eigenvalues, shape (n,), ascending.
         ignore_largest: how many of the largest to leave out (the option xmax=-k).
         near_peak: seek xmin near the peak of the ESD only, as `starts_near_peak` says (fit="E_TPL").
+        exact: take the exact maximum, which is also about ten times faster.
 
     Returns:
         The fit; one with a `reason` where there is no tail to fit.
@@ -102,43 +83,29 @@ def fit_truncated_power_law(esd: Array, ignore_largest: int = 0, near_peak: bool
     if reason:
         return TruncatedPowerLaw.failed(reason)
     logs, alphas = exponents(x)
-    # The largest start whose tail isn't flat ends the list: behind it only equal values are left.
     starts = np.flatnonzero(logs[-1] - logs[:-1] >= _FLAT)
     if near_peak:
         starts = starts[starts_near_peak(x)[starts]]
     if not starts.size:
-        return TruncatedPowerLaw.failed("the eigenvalues are all equal: no tail")
+        return TruncatedPowerLaw.failed("the eigenvalues are all equal where a tail may begin: no tail")
     mean_u, mean_tau = 1.0 / (alphas[starts] - 1.0), _mean_excess(x)[starts]
-    fitted, cutoffs = _maximum_likelihood(mean_u, mean_tau)
+    if exact:
+        fitted, cutoffs = maximum_likelihood(mean_u, mean_tau)
+    else:
+        fitted, cutoffs = simplex_search(mean_u, mean_tau, x.size - starts)
     best, distance = _smallest_distance(logs, starts, fitted, cutoffs)
-    start, alpha, cutoff = int(starts[best]), float(fitted[best]), float(cutoffs[best])
+    start, alpha, z = int(starts[best]), float(fitted[best]), float(cutoffs[best])
+    at_bound = _bound(mean_u[best : best + 1], mean_tau[best : best + 1])
     return TruncatedPowerLaw(
         alpha=alpha,
-        Lambda=cutoff / float(x[start]),
+        Lambda=z / float(x[start]),
         xmin=float(x[start]),
         xmax=float(x[-1]),
         D=distance,
-        sigma=_standard_error(alpha, cutoff, x.size - start),
-        num_pl_spikes=x.size - start,
-        at_bound="alpha" if alpha == 1.0 else "Lambda" if cutoff == 0.0 else "",
+        sigma=np.nan if at_bound == "alpha" else _standard_error(alpha, z, x.size - start),
+        num_pl_spikes=int(x.size - np.searchsorted(x, x[start])),
+        at_bound=at_bound,
     )
-
-
-def log_survival(u: Array, alpha: Array | float, cutoff: Array | float) -> Array:
-    """ln P(X >= x) of a truncated power law at x = xmin e^u.
-
-    Args:
-        u: ln(x / xmin), 0 or more; any shape that broadcasts with the others.
-        alpha: exponent, 1 or more.
-        cutoff: Lambda * xmin, 0 or more; above 0 where alpha is 1.
-
-    Returns:
-        Shape of the broadcast arguments; 0 at u = 0, never above.
-    """
-    u, alpha, cutoff = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in (u, alpha, cutoff)))
-    shape, u, alpha, cutoff = u.shape, u.ravel(), alpha.ravel(), cutoff.ravel()
-    there, here = _log_integral(alpha, cutoff * np.exp(u)), _log_integral(alpha, cutoff)
-    return np.minimum((1.0 - alpha) * u - cutoff * np.expm1(u) + there - here, 0.0).reshape(shape)
 
 
 def _mean_excess(x: Array) -> Array:
@@ -148,27 +115,49 @@ def _mean_excess(x: Array) -> Array:
     return sums / (followers + 1) / x[:-1]
 
 
-def _maximum_likelihood(mean_u: Array, mean_tau: Array) -> tuple[Array, Array]:
-    """Alpha >= 1 and z = Lambda * xmin >= 0 that minimise alpha mean_u + z mean_tau + ln integral t^-alpha e^(-z tau).
+def _bound(mean_u: Array, mean_tau: Array) -> str:
+    """Which parameter of one tail is on its bound where the likelihood is largest."""
+    if on_bound(mean_u, cutoff_alone(mean_tau))[0]:
+        return "alpha"
+    plain = 1.0 + 1.0 / mean_u[0]
+    return "Lambda" if plain > 2.0 and mean_tau[0] * (plain - 2.0) >= 1.0 else ""
 
-    The function is convex, so that a point where its slope leads out of the allowed region, or is zero, is the answer.
-    The two edges are tried first; what has its minimum inside is left to Newton's method.
 
-    Args:
-        mean_u: mean of u = ln(x_j / x_i) of each tail, shape (k,), above 0.
-        mean_tau: mean of tau = x_j / x_i - 1 of each tail, shape (k,), above 0.
+def _standard_error(alpha: float, z: float, tail: int) -> float:
+    """Of alpha: the root of its entry in the inverse of the information of `tail` values."""
+    if z == 0.0:
+        return (alpha - 1.0) / float(np.sqrt(tail))
+    of = moments(np.array([alpha]), np.array([z]))
+    return float(np.sqrt(of.var_tau[0] / (of.var_u[0] * of.unexplained[0] * tail)))
 
-    Returns:
-        alpha and z, shape (k,).
+
+def _smallest_distance(logs: Array, starts: NDArray[np.intp], alphas: Array, cutoffs: Array) -> tuple[int, float]:
+    """The first start with the smallest D, as a position in `starts`, and D.
+
+    As in `fit_power_laws`: D at one position of a tail is a lower bound of its D. The start with the lowest bound is
+    computed in full, and the position of its D bounds all other starts anew.
     """
-    alpha, z = np.ones_like(mean_u), _cutoff_alone(mean_tau)
-    steep = _moments(alpha, z).mean_u > mean_u
-    plain = 1.0 + 1.0 / mean_u
-    with np.errstate(divide="ignore"):
-        uncut = steep & (plain > 2.0) & (mean_tau * (plain - 2.0) >= 1.0)
-    alpha[uncut], z[uncut] = plain[uncut], 0.0
-    inside = np.flatnonzero(steep & ~uncut)
-    alpha[inside], z[inside] = _newton(mean_u[inside], mean_tau[inside], z[inside])
-    lost = inside[z[inside] <= _NO_CUTOFF]
-    alpha[lost], z[lost] = plain[lost], 0.0
-    return alpha, z
+    tails = logs.size - starts
+    bounds = np.zeros(starts.size)
+
+    def apart(which: NDArray[np.intp] | slice, positions: NDArray[np.intp]) -> Array:
+        fitted = -np.expm1(log_survival(logs[positions] - logs[starts[which]], alphas[which], cutoffs[which]))
+        difference: Array = np.abs(fitted - (positions - starts[which]) / tails[which])
+        return difference
+
+    for probe in _PROBES:
+        np.maximum(bounds, apart(slice(None), starts + (probe * (tails - 1)).astype(np.intp)), out=bounds)
+    best, smallest = -1, np.inf
+    while True:
+        candidate = int(bounds.argmin())
+        # The margin covers the last bit, in which two ways to the same D may differ.
+        if not bounds[candidate] <= smallest * (1.0 + 1e-12) or np.isinf(bounds[candidate]):
+            return best, smallest
+        tail = np.arange(starts[candidate], logs.size)
+        differences = apart(np.full(tail.size, candidate), tail)
+        d, position = float(differences.max()), int(tail[differences.argmax()])
+        if d < smallest or (d == smallest and candidate < best):
+            best, smallest = candidate, d
+        before = np.flatnonzero(starts <= position)
+        bounds[before] = np.maximum(bounds[before], apart(before, np.full(before.size, position)))
+        bounds[candidate] = np.inf
