@@ -14,23 +14,24 @@ from numpy.typing import NDArray
 from .columns import BULK, columns
 from .errors import WeightError
 from .layer import WeightLayer
-from .options import SHORT_ESD, Options
+from .options import Options
 from .spectral.esd import Array, Spectrum, spectrum
+from .spectral.farms import farms_spectrum
 from .spectral.marchenko_pastur import fit_marchenko_pastur
-from .spectral.norms import log_alpha_norm, norms
+from .spectral.norms import norms
 from .spectral.null import alpha_null, jensen_shannon_distance, shuffle_test
-from .spectral.power_law import PowerLaw, fit_power_law
+from .spectral.power_law import PowerLaw
 from .spectral.randomize import permuted
 from .spectral.trace_log import trace_log
 from .spectral.transforms import convolution_spectrum, fft, glorot_factor, spacing_metrics
 from .spectral.vectors import vector_metrics
+from .tails import tail_row
 
 Row: TypeAlias = dict[str, Any]
 Load: TypeAlias = Callable[[], NDArray[Any]]
 
 #: Points along each axis of the image that conv2d_fft takes a convolution for a map of.
 CONV2D_FFT_GRID = 32
-OVER_TRAINED, UNDER_TRAINED = 2.0, 6.0
 #: A layer is random-like unless its distance from its shuffles would be this improbable for one more shuffle.
 SIGNIFICANCE = 0.025
 _UNKNOWN: Row = {"status": "failed", "warning": "", "has_esd": False}
@@ -225,8 +226,8 @@ def _metrics(case: _Case) -> Row:
         "entropy": own.entropy,
         "alpha_null": alpha_null(case.layer.N, case.layer.M, case.rf),
     }
-    fit = fit_power_law(esd, options.ignore_largest)
-    row |= _tail(case, esd, fit)
+    tail, fit = tail_row(esd, _fitted_esd(case, esd), options, case.layer.layer_id, case.notes)
+    row |= tail
     alive = esd[-1] > 0.0
     if options.detX:
         row |= _trace_log(esd, fit) if alive else {}
@@ -241,27 +242,11 @@ def _metrics(case: _Case) -> Row:
     return row | {"warning": ", ".join(case.notes)}
 
 
-def _tail(case: _Case, esd: Array, fit: PowerLaw) -> Row:
-    """The power law, what follows from it, and the verdict."""
-    fitted = not fit.reason
-    if fitted and fit.alpha < OVER_TRAINED:
-        case.notes.insert(0, "over-trained")
-    elif fitted and fit.alpha > UNDER_TRAINED:
-        case.notes.insert(0, "under-trained")
-    if esd.size < SHORT_ESD:
-        case.notes.append("short ESD")
-    return {
-        "alpha": fit.alpha,
-        "alpha_weighted": fit.alpha * float(np.log10(esd[-1])) if fitted else np.nan,
-        "log_alpha_norm": log_alpha_norm(esd, fit.alpha) if fitted else np.nan,
-        "D": fit.D,
-        "sigma": fit.sigma,
-        "xmin": fit.xmin,
-        "xmax": fit.xmax,
-        "num_pl_spikes": fit.num_pl_spikes if fitted else np.nan,
-        "status": "success" if fitted else "failed",
-        "reason": fit.reason,
-    }
+def _fitted_esd(case: _Case, esd: Array) -> Array:
+    """The eigenvalues whose tail is fitted."""
+    if case.options.subsample != "farms":
+        return esd
+    return farms_spectrum(case.load, case.layer.eps).scaled(case.factor).pooled
 
 
 def _trace_log(esd: Array, fit: PowerLaw) -> Row:

@@ -11,6 +11,13 @@ _POWER_LAW = (
     *("alpha", "alpha_weighted", "log_alpha_norm", "alpha_null", "log_norm", "log_spectral_norm", "stable_rank"),
     *("D", "sigma", "xmin", "xmax", "num_pl_spikes"),
 )
+CERTAINTY = {
+    "ci": ("alpha_corrected", "alpha_low", "alpha_high"),
+    "gof": ("gof_p_value",),
+    "alternatives": tuple(
+        f"{sign}_{law}" for law in ("lognormal", "exponential", "truncated_power_law") for sign in "Rp"
+    ),
+}
 _SCALE = (
     *("norm", "spectral_norm", "lambda_max", "sv_max", "sv_min"),
     *("matrix_rank", "rank_loss", "weak_rank_loss", "entropy"),
@@ -30,7 +37,14 @@ ABOUT = (*(column for column in _LEADING if column != "slice_id"), "weight_dtype
 
 def columns(options: Options) -> list[str]:
     """The columns that these options give."""
-    chosen = [*_LEADING, *_POWER_LAW, *_SCALE]
+    chosen = [*_LEADING, *_POWER_LAW]
+    if options.fit != "PL":
+        chosen.append("Lambda")
+    if options.fix_fingers == "clip_xmax":
+        chosen += ["num_fingers", "raw_alpha"]
+    for option, brought in CERTAINTY.items():
+        chosen += brought if getattr(options, option) else ()
+    chosen += _SCALE
     if options.pool:
         chosen.remove("slice_id")
     if options.detX:

@@ -21,6 +21,10 @@ SHORT_ESD = 50
 #: How grouped convolutions may be read, and how neighbouring layers are multiplied.
 GROUPS = ("stack", "split")
 ALIGNMENTS = ("size", "flow")
+#: Laws, estimators, and what may be done about fingers.
+FITS = ("PL", "TPL", "E_TPL")
+ESTIMATORS = ("mle", "hill")
+FINGERS = ("xmin_peak", "clip_xmax")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,15 @@ class Options:
         sparsify: with intra, silence a random half of the units between two layers.
         stacked: analyse all layers as one matrix.
         peft: analyse the low-rank updates B A; "with_base" with the base added.
+        fit: "PL", a power law; "TPL", one with an exponential cut-off; "E_TPL", that with xmin searched near the peak.
+        estimator: "mle" searches xmin, "hill" takes the upper n // xmin_pos eigenvalues.
+        xmin_pos: for estimator="hill".
+        subsample: "farms" fits the pooled spectra of square windows.
+        fix_fingers: "xmin_peak" searches xmin near the peak, "clip_xmax" drops the largest eigenvalues.
+        max_fingers, finger_thresh: for "clip_xmax": how many at most, and by how much alpha must fall.
+        ci: add a 95 % bootstrap interval of alpha.
+        gof: add the p-value of the power law.
+        alternatives: add likelihood ratios against other laws.
         xmax: -k leaves the k largest eigenvalues out of the power law fit.
         inverse: analyse 1 / eigenvalue.
         tolerance: eigenvalues below it count into weak_rank_loss.
@@ -72,6 +85,16 @@ class Options:
     sparsify: bool = False
     stacked: bool = False
     peft: bool | str = False
+    fit: str = "PL"
+    estimator: str = "mle"
+    xmin_pos: int = 2
+    subsample: str | None = None
+    fix_fingers: str | None = None
+    max_fingers: int = 10
+    finger_thresh: float = 1.0
+    ci: bool = False
+    gof: bool = False
+    alternatives: bool = False
     xmax: int | None = None
     inverse: bool = False
     tolerance: float = TOLERANCE
@@ -120,6 +143,12 @@ class Options:
             clash = sorted(on & set(others)) if first in on else []
             if clash:
                 raise OptionError(f"{first} and {clash[0]} contradict each other; drop one of them")
+        if self.fit != "PL":
+            for name in ("fix_fingers", "ci", "gof", "alternatives"):
+                if getattr(self, name):
+                    raise OptionError(f"fit={self.fit!r} and {name} contradict each other; drop one of them")
+            if self.estimator != "mle":
+                raise OptionError(f"fit={self.fit!r} and estimator={self.estimator!r} contradict each other; drop one")
         if self.sparsify and not self.intra:
             raise OptionError("sparsify belongs to intra: give intra=True too, or drop it")
 
@@ -141,6 +170,8 @@ _CONTRADICTIONS = {
     "stacked": ("peft", "base_model", "pool=False", "conv2d_fft", "glorot_fix"),
     "peft": ("base_model", "conv2d_fft"),
     "conv2d_fft": ("pool=False", "fft", "vectors", "glorot_fix"),
+    "fix_fingers": ("ci", "gof", "xmax"),
+    "subsample": ("conv2d_fft", "inverse", "intra"),
     "inverse": ("vectors", "deltas", "randomize", "mp_fit"),
 }
 
@@ -216,6 +247,14 @@ def _xmax(name: str, value: Any) -> int | None:
     return number
 
 
+def _word(name: str, value: Any, known: tuple[str, ...]) -> str | None:
+    return None if value is None or value is False else choice(name, value, known)
+
+
+def _fit(name: str, value: Any) -> str:
+    return "PL" if value in ("power_law", "powerlaw") else choice(name, value, FITS)
+
+
 def _tolerance(name: str, value: Any) -> float:
     try:
         number = float(value)
@@ -233,13 +272,31 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "seed": partial(whole, minimum=0),
     "xmax": _xmax,
     "tolerance": _tolerance,
+    "finger_thresh": _tolerance,
+    "max_fingers": partial(whole, minimum=3),
+    "xmin_pos": partial(whole, minimum=1),
+    "fit": _fit,
+    "estimator": partial(choice, known=ESTIMATORS),
+    "subsample": partial(_word, known=("farms",)),
+    "fix_fingers": partial(_word, known=FINGERS),
     "groups": partial(choice, known=GROUPS),
     "intra": lambda name, value: _flag_or(name, value, *ALIGNMENTS),
     "peft": lambda name, value: _flag_or(name, value, "with_base"),
     **dict.fromkeys(
         (
             *("pool", "conv2d_norm", "glorot_fix", "detX", "mp_fit", "randomize", "vectors", "deltas", "fft"),
-            *("conv2d_fft", "sparsify", "stacked", "inverse", "split_gates", "split_qkv", "base"),
+            *(
+                "conv2d_fft",
+                "sparsify",
+                "stacked",
+                "inverse",
+                "ci",
+                "gof",
+                "alternatives",
+                "split_gates",
+                "split_qkv",
+                "base",
+            ),
         ),
         flag,
     ),

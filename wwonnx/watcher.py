@@ -97,6 +97,16 @@ class WeightWatcher:
         stacked: bool = False,
         base_model: ModelLike | None = None,
         peft: bool | str = False,
+        fit: str = "PL",
+        estimator: str = "mle",
+        xmin_pos: int = 2,
+        subsample: str | None = None,
+        fix_fingers: str | None = None,
+        max_fingers: int = 10,
+        finger_thresh: float = 1.0,
+        ci: bool = False,
+        gof: bool = False,
+        alternatives: bool = False,
         xmax: int | None = None,
         inverse: bool = False,
         tolerance: float = TOLERANCE,
@@ -136,6 +146,17 @@ class WeightWatcher:
             stacked: all layers as one matrix.
             base_model: analyse W - W_base, layers matched by name and shape.
             peft: the low-rank updates B A of LoRA factors; "with_base" adds the weight that they update.
+            fit: "PL", a power law; "TPL", one with an exponential cut-off (column Lambda); "E_TPL", that with xmin near
+                the peak of the ESD.
+            estimator: "mle" searches xmin; "hill" takes the upper n // xmin_pos eigenvalues, as TempBalance does.
+            xmin_pos: for estimator="hill".
+            subsample: "farms" fits the pooled spectra of square windows, against the bias of the aspect ratio.
+            fix_fingers: "xmin_peak" searches xmin near the peak; "clip_xmax" drops the largest eigenvalues until alpha
+                falls by more than finger_thresh: num_fingers, raw_alpha.
+            max_fingers, finger_thresh: for "clip_xmax".
+            ci: alpha_corrected and its 95 % bootstrap interval, alpha_low to alpha_high. 0.1 to 0.4 s a layer.
+            gof: gof_p_value, how probable so bad a fit is if the law holds. 0.1 to 0.4 s a layer.
+            alternatives: log likelihood ratios R (above 0 for the power law) and p against other laws.
             xmax: -k leaves the k largest eigenvalues out of the power law fit.
             inverse: analyse the ESD of 1 / eigenvalue.
             tolerance: eigenvalues below it count into weak_rank_loss.

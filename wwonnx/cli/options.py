@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..options import GROUPS, MIN_EVALS, TOLERANCE
+from ..options import ESTIMATORS, FINGERS, FITS, GROUPS, MIN_EVALS, TOLERANCE
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -83,6 +83,16 @@ metrics = _apply(
     click.option("--stacked", is_flag=True, help="All layers as one matrix."),
     click.option("--base-model", metavar="MODEL", help="Analyse the difference from this model."),
     click.option("--peft", is_flag=False, flag_value="updates", help="LoRA updates B A, or with_base."),
+    click.option("--fit", type=click.Choice(FITS), default="PL", show_default=True, help="Which law."),
+    click.option("--estimator", type=click.Choice(ESTIMATORS), default="mle", show_default=True, help="Of alpha."),
+    click.option("--xmin-pos", type=int, default=2, show_default=True, help="With hill: the upper 1/N are the tail."),
+    click.option("--subsample", type=click.Choice(["farms"]), default=None, help="Fit square windows, pooled."),
+    click.option("--fix-fingers", type=click.Choice(FINGERS), default=None, help="Against eigenvalues far out."),
+    click.option("--max-fingers", type=int, default=10, show_default=True, help="With clip_xmax."),
+    click.option("--finger-thresh", type=float, default=1.0, show_default=True, help="With clip_xmax."),
+    click.option("--ci", is_flag=True, help="Add a 95 % bootstrap interval of alpha."),
+    click.option("--gof", is_flag=True, help="Add the p-value of the power law."),
+    click.option("--alternatives", is_flag=True, help="Add likelihood ratios against other laws."),
     click.option("--xmax", type=int, default=None, help="-K leaves the K largest eigenvalues out of the fit."),
     click.option("--inverse", is_flag=True, help="Analyse the spectrum of 1 / eigenvalue."),
     click.option(
