@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Parts of the package from the bottom up: a part imports its own row and those above it in this list, none below.
 LAYERS = (
-    {"errors", "layer", "options", "version", "filters", "matching", "columns"},
+    {"errors", "layer", "options", "version", "filters", "matching"},
     {"graph", "spectral", "converters"},
-    {"analysis", "derive"},
+    {"analysis", "columns", "derive", "tails"},
     {"execute"},
     {"watcher", "comparison", "smoothing"},
     {"cli", "report"},
