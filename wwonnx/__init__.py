@@ -6,6 +6,7 @@
 Importing the package is fast and changes nothing: no framework is imported, no logging or warning setting touched.
 """
 
+from .advice import advise
 from .errors import ConversionError, ModelError, OptionError, UnsafeModelError, WeightError, WwonnxError
 from .layer import LAYER_TYPE
 from .version import __version__
@@ -21,6 +22,7 @@ __all__ = [
     "WeightWatcher",
     "WwonnxError",
     "__version__",
+    "advise",
     "analyze",
     "describe",
 ]

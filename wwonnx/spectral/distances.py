@@ -32,7 +32,7 @@ def euclidean(first: NDArray[Any], second: NDArray[Any]) -> float:
 
 
 def cka(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Mean over the matrices of their linear centred kernel alignment (Kornblith et al., arXiv:1905.00414, eq. 4).
+    """Mean over the matrices of their linear centred kernel alignment (Kornblith et al., arXiv:1905.00414).
 
     |A^T B|_F^2 / (|A^T A|_F |B^T B|_F), columns centred: 1 for equal spaces whatever their scale or rotation; NaN where
     a matrix has constant columns only.

@@ -39,7 +39,7 @@ class MarchenkoPastur:
 
 
 def fit_marchenko_pastur(esd: Array, N: int, M: int) -> MarchenkoPastur:
-    """Fit the bulk of an ESD (arXiv:1810.01075, sec. 2.2 and eq. 8 ff.).
+    """Fit the bulk of an ESD (Marchenko and Pastur, 1967; for ESDs of networks arXiv:1810.01075).
 
     sigma minimises the sum of squared differences between the law's density and a kernel estimate of the ESD's, first
     on a grid, then by the Nelder-Mead method. For Q = 1 the law is the quarter circle of the singular values, whose
@@ -73,13 +73,13 @@ def fit_marchenko_pastur(esd: Array, N: int, M: int) -> MarchenkoPastur:
 
 
 def edges(sigma: float, Q: float) -> tuple[float, float]:
-    """Ends of the bulk, sigma^2 (1 -+ 1 / sqrt(Q))^2 (arXiv:1810.01075, eq. 9)."""
+    """Ends of the bulk, sigma^2 (1 -+ 1 / sqrt(Q))^2."""
     root = 1.0 / np.sqrt(Q)
     return float((sigma * (1.0 - root)) ** 2), float((sigma * (1.0 + root)) ** 2)
 
 
 def marchenko_pastur_density(x: Array, sigma: NDArray[np.float64] | float, Q: float) -> Array:
-    """Density of the Marchenko-Pastur law (arXiv:1810.01075, eq. 8); zero outside the bulk.
+    """Density of the Marchenko-Pastur law; zero outside the bulk.
 
     Args:
         x: where, above zero or equal to it.

@@ -33,7 +33,7 @@ class Norms:
 
 
 def norms(esd: Array, matrix_rank: int, tolerance: float) -> Norms:
-    """Scale and rank metrics (Martin and Mahoney, arXiv:2002.06716, sec. 2; entropy: arXiv:1810.01075, eq. 8).
+    """Scale and rank metrics (Martin, Peng and Mahoney, arXiv:2002.06716; entropy: arXiv:1810.01075).
 
     Args:
         esd: eigenvalues, shape (n,), ascending, n >= 1.
@@ -56,7 +56,7 @@ def norms(esd: Array, matrix_rank: int, tolerance: float) -> Norms:
 
 
 def entropy(esd: Array, matrix_rank: int) -> float:
-    """Normalised entropy of the eigenvalues (arXiv:1810.01075, eq. 8); 0 for a matrix of rank 1.
+    """Normalised entropy of the eigenvalues (Martin and Mahoney, arXiv:1810.01075); 0 for a matrix of rank 1.
 
     Args:
         esd: eigenvalues, shape (n,), not all zero.
@@ -70,7 +70,7 @@ def entropy(esd: Array, matrix_rank: int) -> float:
 
 
 def log_alpha_norm(esd: Array, alpha: float) -> float:
-    """log10 of sum(lambda^alpha), alpha the tail's exponent (arXiv:2002.06716, eq. 9).
+    """log10 of sum(lambda^alpha), alpha the tail's exponent (Martin, Peng and Mahoney, arXiv:2002.06716).
 
     Summed in units of the largest eigenvalue, so that no power overflows.
 

@@ -61,7 +61,7 @@ def threshold(largest: float) -> float:
 def fit_power_law(esd: Array, ignore_largest: int = 0) -> PowerLaw:
     """Fit a power law to the tail, its start chosen by the smallest Kolmogorov-Smirnov distance.
 
-    Clauset, Shalizi and Newman (arXiv:0706.1062), eq. 3.1 for alpha and sec. 3.3 for xmin: for every start i, with
+    Clauset, Shalizi and Newman (arXiv:0706.1062), eq. 3.1 for alpha, sec. 3.3 for xmin: for every start i, with
     m = n - i values x_j from there on,
 
         alpha_i = 1 + m / sum_j ln(x_j / x_i),      D_i = max_j |1 - (x_j / x_i)^(1 - alpha_i) - j / m|,

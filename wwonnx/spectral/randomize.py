@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def permuted(matrices: NDArray[Any], seed: int, layer_id: int, replica: int = 0) -> NDArray[Any]:
-    """Each matrix with its entries permuted at random (arXiv:1810.01075, sec. 5.1), shape and type unchanged.
+    """Each matrix with its entries permuted at random (arXiv:1810.01075), shape and type unchanged.
 
     The generator is seeded by (seed, layer_id, replica), so that neither the order of layers nor who computes them
     matters, and the global random state is not touched.
