@@ -1069,3 +1069,16 @@ def test_math_is_exact_enough() -> None:
     assert found.read().dtype == np.float16
     assert_array_equal(found.read(), run(proto))
     assert math.isclose(found.eps, 2**-10)
+
+
+def test_slices_at_different_places_are_different_weights() -> None:
+    """A packed projection taken apart by Slice nodes whose starts and ends are inputs."""
+    nodes, tensors = [], {"packed": gaussian(18, 7)}
+    for index, part in enumerate("qkv"):
+        tensors |= {f"s{part}": np.array([6 * index]), f"e{part}": np.array([6 * index + 6])}
+        nodes.append(node("Slice", ["packed", f"s{part}", f"e{part}"], [f"w{part}"]))
+        nodes.append(node("Gemm", ["x", f"w{part}"], [f"y{part}"], transB=1))
+    found = find(model(nodes, tensors, X)).layers
+    assert [each.shape for each in found] == [(6, 7)] * 3
+    for index, each in enumerate(found):
+        assert_array_equal(each.matrices()[0], gaussian(18, 7)[6 * index : 6 * index + 6])

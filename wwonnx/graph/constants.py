@@ -67,6 +67,11 @@ class Constant:
         return self.dtype in FLOATS
 
     @property
+    def identity(self) -> Hashable:
+        """Equal for expressions of equal values."""
+        return self.key, self.transposed
+
+    @property
     def size(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
@@ -222,7 +227,9 @@ class ConstantFinder:
             )
         if isinstance(step, Constant):
             return step
-        return self._combine(step, (node.domain, node.op_type, _signature(node), output), describe_node(node))
+        # Starts, sizes and axes that come as inputs tell two expressions apart as much as their operands do.
+        given = tuple(known.identity if isinstance(known, Constant) else None for known in inputs)
+        return self._combine(step, (node.domain, node.op_type, _signature(node), output, given), describe_node(node))
 
     def _stored(self, value: ir.Value, tensor: ir.TensorProtocol | None) -> Constant | None:
         if tensor is None:
@@ -264,7 +271,7 @@ class ConstantFinder:
         if step.transposes:
             key, transposed = main.key, not main.transposed
         else:
-            key = self._key((what, step.shape, *((operand.key, operand.transposed) for operand in operands)))
+            key = self._key((what, step.shape, *(operand.identity for operand in operands)))
             transposed = False
         floats = [operand.eps for operand in operands if operand.is_float]
         dtype = step.dtype or main.dtype
