@@ -37,6 +37,7 @@ import wwonnx as ww
 from wwonnx import smoothing
 from wwonnx.cli import main as command_line
 from wwonnx.errors import ModelError, OptionError
+from wwonnx.graph import save as saving
 from wwonnx.graph.walk import Found
 from wwonnx.smoothing import SmoothedLayer, SmoothingResult, sharpen, smooth
 from wwonnx.spectral.esd import spectrum
@@ -944,7 +945,7 @@ def test_a_large_model_is_written_tensor_by_tensor(tmp_path: Path) -> None:
 
 
 def test_a_model_that_outgrows_one_file_gets_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smoothing, "_MOST_INLINE", 10_000)
+    monkeypatch.setattr(saving, "_MOST_INLINE", 10_000)
     given = chain(3)
     with pytest.raises(OptionError, match="give a file, output="):
         smooth(given)
@@ -988,7 +989,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 
     for place in ("append", "copy", "commit"):
         with monkeypatch.context() as patch:
-            patch.setattr(smoothing._DataFile, place, full)
+            patch.setattr(saving.DataFile, place, full)
             with pytest.raises(OptionError, match=r"new\.onnx': can't be written \(No space left on device\)"):
                 smooth(given, layers=1, method="svd", percent=0.5, output=tmp_path / "new.onnx")
         assert digest(tmp_path) == before
@@ -1034,7 +1035,6 @@ def test_the_table(digits: Path) -> None:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    monkeypatch.setitem(command_line._COMMANDS, "smooth", "Cut weights down to their signal, in a new model.")
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: object) -> tuple[int, str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .graph.source import ModelLike, Source
     from .graph.walk import Walk
     from .layer import WeightLayer
+    from .smoothing import SmoothingResult
 
 logger = logging.getLogger("wwonnx")
 
@@ -333,6 +335,70 @@ class WeightWatcher:
         first, second = (WeightWatcher(model)._walked(Options()).layers for model in (model_1, model_2))
         frame = comparison.compare_layers(filters.select(first, layers), second, method)
         return float(frame["delta_W"].mean()), float(frame["delta_b"].mean()), frame
+
+    def SVDSmoothing(
+        self,
+        model: ModelLike | None = None,
+        percent: float = 0.8,
+        layers: LayerFilter = None,
+        method: str = "detX",
+        factor: bool = False,
+        output: str | os.PathLike[str] | None = None,
+        min_evals: int = MIN_EVALS,
+        max_evals: int | None = None,
+    ) -> SmoothingResult:
+        """Make a model whose weights keep their leading singular triplets alone; `smoothing.smooth` documents how.
+
+        Args:
+            model: smooth this one from now on. It stays as it is.
+            percent: share of the singular values that method "svd" keeps, above 0 and at most 1.
+            layers: which layers, as in `analyze`; None for all.
+            method: what chooses how many a layer keeps: "detX", "svd", "lambda_min" or "rmt".
+            factor: make two products of a MatMul's or Gemm's where that needs fewer numbers.
+            output: the file to write; None for a model in memory.
+            min_evals, max_evals: leave layers with fewer or more eigenvalues as they are.
+
+        Returns:
+            The new model and one entry per layer.
+
+        Raises:
+            OptionError: an option that can't be, or an output that would overwrite what the model is read from.
+            ModelError: the model, or data that it needs, can't be read.
+        """
+        from . import smoothing
+
+        self._open(model)
+        return smoothing.smooth(self._opened(), layers, method, percent, factor, output, min_evals, max_evals)
+
+    def SVDSharpness(
+        self,
+        model: ModelLike | None = None,
+        layers: LayerFilter = None,
+        output: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        min_evals: int = MIN_EVALS,
+        max_evals: int | None = None,
+    ) -> SmoothingResult:
+        """Make a model without correlation traps; `smoothing.sharpen` documents how.
+
+        Args:
+            model: sharpen this one from now on. It stays as it is.
+            layers: which layers, as in `analyze`; None for all.
+            output: the file to write; None for a model in memory.
+            seed: for the permutations.
+            min_evals, max_evals: leave layers with fewer or more eigenvalues as they are.
+
+        Returns:
+            The new model and one entry per layer.
+
+        Raises:
+            OptionError: an option that can't be, or an output that would overwrite what the model is read from.
+            ModelError: the model, or data that it needs, can't be read.
+        """
+        from . import smoothing
+
+        self._open(model)
+        return smoothing.sharpen(self._opened(), layers, output, seed, min_evals, max_evals)
 
     def get_note(self) -> str:
         """What to know of the last analysis as a whole, such as folded BatchNormalizations; often empty."""

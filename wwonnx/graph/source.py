@@ -166,7 +166,7 @@ def _from_proto(proto: onnx.ModelProto, label: str, folder: Path, owned: bool = 
 
     check_proto(proto, label)
     try:
-        with _silence("onnx_ir.serde"), _no_collection():
+        with silence("onnx_ir.serde"), _no_collection():
             try:
                 model = ir.from_proto(proto)
             except serde.SerdeError:
@@ -198,7 +198,7 @@ def _inline(model: ir.Model, label: str) -> ir.Model:
     from onnx_ir.passes.common import InlinePass
 
     try:
-        with _silence("onnx_ir.passes.common.inliner"):
+        with silence("onnx_ir.passes.common.inliner"):
             inlined = model.clone()
             InlinePass()(inlined)
     except (ValueError, RuntimeError, KeyError, TypeError, IndexError, PassError, InvariantError) as error:
@@ -260,7 +260,7 @@ def _no_collection() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silence(name: str) -> Iterator[None]:
+def silence(name: str) -> Iterator[None]:
     """Drop what a library logs while it reads a foreign file; the logger is left as it was."""
 
     def drop(record: logging.LogRecord) -> bool:

@@ -31,6 +31,7 @@ class Walk:
         helps: for each scale, zero point or other small tensor that a layer is computed with, that layer's id.
         reasons: for each stored tensor that ended in none although an operator takes it for a weight, why.
         finder: what is constant in the graph.
+        found: for each of the layers, in their order, how its first node reads it.
     """
 
     layers: tuple[WeightLayer, ...]
@@ -39,6 +40,7 @@ class Walk:
     helps: dict[ir.Value, int]
     reasons: dict[ir.Value, str]
     finder: ConstantFinder = field(repr=False)
+    found: tuple[Found, ...] = field(repr=False)
 
 
 @dataclass
@@ -216,7 +218,7 @@ def _result(model: ir.Model, finder: ConstantFinder, weights: list[Found], refus
                 helps.setdefault(leaf, number)
     open_ = [refusal for refusal in refused if not any(leaf in became for leaf in refusal.leaves)]
     reasons = {leaf: refusal.reason for refusal in reversed(open_) for leaf in refusal.leaves}
-    return Walk(tuple(layers), tuple(_skips(namer, open_)), became, helps, reasons, finder)
+    return Walk(tuple(layers), tuple(_skips(namer, open_)), became, helps, reasons, finder, tuple(weights))
 
 
 def _holds_values(leaf: ir.Value, constant: Constant) -> bool:

@@ -71,6 +71,19 @@ _DISTANCES = {
     "M": "M",
     "name_2": "name in the second",
 }
+_SMOOTHING = {
+    "layer_id": "id",
+    "name": "name",
+    "outcome": "status",
+    "k": "k",
+    "of": "of",
+    "rank": "rank",
+    "rf": "rf",
+    "change": "change",
+    "parameters": "parameters",
+    "parameters_after": "after",
+    "reason": "reason",
+}
 _SKIPPED = {"name": "name", "shape": "shape", "op_type": "read by", "reason": "reason"}
 #: Columns of words. Those that may wrap do so no narrower than this; numbers never wrap.
 _WORDS = {"name", "status", "ops", "outcome", "reason", "longname", "op_type", "layer_type", "dtype", "name_2"}
@@ -108,6 +121,11 @@ def print_distances(console: Console, distances: pd.DataFrame) -> None:
         name_2=distances["name_2"].fillna(""),
     )
     _print(console, frame, _DISTANCES)
+
+
+def print_smoothing(console: Console, table: pd.DataFrame) -> None:
+    """One line per layer, and per weight that is none; those that were left as they are say why."""
+    _print(console, table.rename(columns={"status": "outcome"}), _SMOOTHING)
 
 
 def print_inventory(console: Console, inventory: pd.DataFrame) -> None:
@@ -200,6 +218,11 @@ def _fitting(cells: Mapping[str, list[str]], columns: Mapping[str, str], width: 
         used += need
     # The verdict reads best at the end of the line.
     return [column for column in shown if column != "status"] + [column for column in shown if column == "status"]
+
+
+def _least_width(column: str, heading: str, values: list[str]) -> int:
+    natural = max([len(heading), *(len(value) for value in values)])
+    return min(natural, _LEAST.get(column, natural))
 
 
 def _least_width(column: str, heading: str, values: list[str]) -> int:
