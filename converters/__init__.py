@@ -1,1 +1,1 @@
-"""Brings models of other formats to ONNX. Each origin has a file of its own, which imports its framework when called."""
+"""Brings models of other formats to ONNX: a file for each origin, which imports its framework when it is called."""

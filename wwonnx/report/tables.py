@@ -225,11 +225,6 @@ def _least_width(column: str, heading: str, values: list[str]) -> int:
     return min(natural, _LEAST.get(column, natural))
 
 
-def _least_width(column: str, heading: str, values: list[str]) -> int:
-    natural = max([len(heading), *(len(value) for value in values)])
-    return min(natural, _LEAST.get(column, natural))
-
-
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return _number(value)
