@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 import wwonnx
 from wwonnx.execute import local
 from wwonnx.graph.source import open_model
 from wwonnx.graph.walk import walk
-from wwonnx.spectral.esd import spectrum
+from wwonnx.spectral.esd import spectra
 
 from .timing import alternate, machine
 from .weights import SETS, Array32, weight_set, write_onnx
@@ -53,12 +54,13 @@ def compare(name: str, seed: int, repeats: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"{name}.onnx")
         write_onnx(weights, path)
+        proto = onnx.load(path)
         opening: list[float] = []
         bare, ours, parts = alternate(
             repeats,
             lambda: bare_lapack(matrices),
-            lambda: wwonnx.analyze(path),
-            lambda: opening.append(until_spectra(path)),
+            lambda: wwonnx.WeightWatcher(proto).analyze(),
+            lambda: opening.append(until_spectra(proto)),
         )
     opened = statistics.median(opening)
     return (
@@ -76,16 +78,20 @@ def bare_lapack(matrices: Sequence[Array32]) -> None:
         np.linalg.eigvalsh(tall.T @ tall)
 
 
-def until_spectra(path: Path) -> float:
+def until_spectra(model: onnx.ModelProto) -> float:
     """An analysis without its fits and table: open, walk, and every layer's eigenvalues, scheduled as wwonnx does.
 
     Returns:
         Seconds until the layers were known.
     """
     start = time.perf_counter()
-    layers = walk(open_model(path).model).layers
+    layers = walk(open_model(model).model).layers
     opened = time.perf_counter() - start
-    local.run(layers, lambda layer: spectrum(layer.matrices, layer.eps))
+    local.run(
+        layers,
+        lambda some: spectra([layer.matrices for layer in some], [layer.eps for layer in some]),
+        lambda _, found: found,
+    )
     return opened
 
 

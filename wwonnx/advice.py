@@ -26,8 +26,8 @@ def advise(
 
     - `pruning_ratio`: AlphaPruning's linear map (Lu et al., arXiv:2410.10912): layers with heavier tails, the better
       trained ones, are pruned less. With a = (alpha - min) / (max - min), the ratio is eta (s1 + a (s2 - s1)), where
-      s1 = 1 - spread, s2 = 1 + spread, and eta is such that the ratios, weighted by the layers' parameters, make the wanted sparsity
-      together. Ratios that would pass 1 are cut there, and the others take what is missing.
+      s1 = 1 - spread, s2 = 1 + spread, and eta is such that the ratios, weighted by the layers' parameters, make the
+      wanted sparsity together. Ratios that would pass 1 are cut there, and the others take what is missing.
     - `lr_scale`: TempBalance's (Zhou et al., arXiv:2312.00359): layers of large alpha, not yet trained, learn faster:
       s1 + a (s2 - s1), what the base learning rate is multiplied by.
     - `rank_to_keep`: detX_num, spread over the rf matrices of a convolution (ceil(detX_num / rf) in each), where the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ from .columns import BULK, columns
 from .errors import WeightError
 from .layer import WeightLayer
 from .options import Options
-from .spectral.esd import Array, Spectrum, spectrum
+from .spectral.esd import Array, Spectrum, spectra
 from .spectral.farms import farms_spectrum
 from .spectral.marchenko_pastur import fit_marchenko_pastur
 from .spectral.norms import norms
@@ -29,7 +29,13 @@ from .tails import tail_row
 
 Row: TypeAlias = dict[str, Any]
 Load: TypeAlias = Callable[[], NDArray[Any]]
+Prepared: TypeAlias = "Spectrum | WeightError | list[Row]"
 
+#: Options that cost more than Python's overhead: their work is done where the spectrum is computed.
+_HEAVY = ("randomize", "vectors", "subsample", "ci", "gof", "alternatives")
+
+#: Gram matrices of shuffles are decomposed together up to this size.
+SHARED_BYTES = 8 << 20
 #: Points along each axis of the image that conv2d_fft takes a convolution for a map of.
 CONV2D_FFT_GRID = 32
 #: A layer is random-like unless its distance from its shuffles would be this improbable for one more shuffle.
@@ -45,7 +51,7 @@ class _Case:
         layer: the layer.
         esd: its eigenvalues, ascending, scaled by conv2d_norm.
         rank: its matrix rank.
-        nonzero: the eigenvalues that are not zero, as many as the rank.
+        spectrum: the same eigenvalues, matrix by matrix.
         rf: how many matrices are pooled in the row.
         shuffles: ESDs of the layer with its weights permuted.
         load: gives the matrices whose eigenvalues these are.
@@ -57,7 +63,7 @@ class _Case:
     layer: WeightLayer
     esd: Array
     rank: int
-    nonzero: Array
+    spectrum: Spectrum
     rf: int
     shuffles: tuple[Array, ...]
     load: Load
@@ -123,23 +129,58 @@ def analyze_layer(layer: WeightLayer, options: Options) -> list[Row]:
     A layer that can't be analysed gives a row with status `failed` and the reason. It never raises for what is in
     the weights.
     """
-    about = describe_layer(layer, options)
-    factor = _factor(layer, options)
+    return analyze_layers([layer], options)[0]
+
+
+def analyze_layers(layers: Sequence[WeightLayer], options: Options) -> list[list[Row]]:
+    """The rows of each layer; the spectra of small layers are computed together."""
+    return [complete(layer, found, options) for layer, found in zip(layers, prepare(layers, options), strict=True)]
+
+
+def prepare(layers: Sequence[WeightLayer], options: Options) -> list[Prepared]:
+    """The part of an analysis that is worth a thread of its own.
+
+    Returns:
+        For each layer its spectrum, or why it has none; where the options ask for more than the spectrum can tell
+        (other decompositions, resampling), its rows.
+    """
     try:
-        whole = _spectrum(layer, options, layer.matrices).scaled(factor)
+        found = _spectra(layers, options)
+    except MemoryError:
+        if len(layers) > 1:
+            return [each for layer in layers for each in prepare([layer], options)]
+        return [WeightError(f"not enough memory for a layer of shape {list(layers[0].shape)}")]
+    if any(getattr(options, name) for name in _HEAVY) or options.fit != "PL":
+        return [_rows(layer, each, options) for layer, each in zip(layers, found, strict=True)]
+    return list(found)
+
+
+def complete(layer: WeightLayer, prepared: Prepared, options: Options) -> list[Row]:
+    """The rows of a layer from what `prepare` found."""
+    return prepared if isinstance(prepared, list) else _rows(layer, prepared, options)
+
+
+def _rows(layer: WeightLayer, found: Spectrum | WeightError, options: Options) -> list[Row]:
+    about = describe_layer(layer, options)
+    if isinstance(found, WeightError):
+        return [failed_row(about, str(found), options)]
+    factor = _factor(layer, options)
+    whole = found.scaled(factor)
+    try:
         shuffles = [shuffle.scaled(factor) for shuffle in _shuffles(layer, options)] if whole.eigenvalues.any() else []
         load = partial(_transformed, layer.matrices, options)
         if options.pool:
             esds = tuple(shuffle.pooled for shuffle in shuffles)
             rank = int(whole.ranks.sum())
-            case = _Case(layer, whole.pooled, rank, whole.nonzero, layer.rf, esds, load, factor, options)
+            case = _Case(layer, whole.pooled, rank, whole, layer.rf, esds, load, factor, options)
             return [about | _metrics(case)]
         rows = []
         for index, esd in enumerate(whole.eigenvalues):
             esds = tuple(shuffle.eigenvalues[index] for shuffle in shuffles)
             rank = int(whole.ranks[index])
             one = partial(_one_of, load, index)
-            case = _Case(layer, esd, rank, esd[esd.size - rank :], 1, esds, one, factor, options)
+            alone = Spectrum(esd[None], whole.ranks[index : index + 1])
+            case = _Case(layer, esd, rank, alone, 1, esds, one, factor, options)
             rows.append(about | {"slice_id": index} | _metrics(case))
     except WeightError as error:
         return [failed_row(about, str(error), options)]
@@ -174,13 +215,30 @@ def _on_an_image(layer: WeightLayer, options: Options) -> bool:
     return options.conv2d_fft and layer.is_convolution and len(_kernel(layer)) <= 2
 
 
-def _spectrum(layer: WeightLayer, options: Options, load: Load) -> Spectrum:
-    """The spectrum that the options ask for, before any scaling."""
-    if _on_an_image(layer, options):
-        return convolution_spectrum(load, _kernel(layer), layer.eps, CONV2D_FFT_GRID)
-    found = spectrum(partial(_transformed, load, options), layer.eps)
+def _spectra(layers: Sequence[WeightLayer], options: Options) -> list[Spectrum | WeightError]:
+    """The spectra that the options ask for, before any scaling."""
+    return _spectra_of([(layer, layer.matrices) for layer in layers], options)
+
+
+def _spectra_of(wanted: Sequence[tuple[WeightLayer, Load]], options: Options) -> list[Spectrum | WeightError]:
+    plain = [(layer, load) for layer, load in wanted if not _on_an_image(layer, options)]
+    loads = [partial(_transformed, load, options) for _, load in plain]
+    together = iter(spectra(loads, [layer.eps for layer, _ in plain]))
+    found: list[Spectrum | WeightError] = []
+    for layer, load in wanted:
+        if not _on_an_image(layer, options):
+            found.append(next(together))
+            continue
+        try:
+            found.append(convolution_spectrum(load, _kernel(layer), layer.eps, CONV2D_FFT_GRID))
+        except WeightError as error:
+            found.append(error)
     # The ESD of an overlap is that of its singular values.
-    return Spectrum(np.sqrt(found.eigenvalues), found.ranks) if options.intra else found
+    return [_rooted(each) if options.intra and isinstance(each, Spectrum) else each for each in found]
+
+
+def _rooted(found: Spectrum) -> Spectrum:
+    return Spectrum(np.sqrt(found.eigenvalues), found.ranks)
 
 
 def _transformed(load: Load, options: Options) -> NDArray[Any]:
@@ -198,7 +256,16 @@ def _shuffled(layer: WeightLayer, options: Options, replica: int) -> NDArray[Any
 def _shuffles(layer: WeightLayer, options: Options) -> list[Spectrum]:
     """Spectra of the layer with its weights permuted, none where that is not asked for."""
     count = options.replicas(layer.M) if options.randomize else 0
-    return [_spectrum(layer, options, partial(_shuffled, layer, options, replica)) for replica in range(count)]
+    together = max(1, SHARED_BYTES // (8 * layer.rf * layer.M * layer.M + 1))
+    found: list[Spectrum] = []
+    for start in range(0, count, together):
+        replicas = range(start, min(count, start + together))
+        loads = [(layer, partial(_shuffled, layer, options, replica)) for replica in replicas]
+        for each in _spectra_of(loads, options):
+            if isinstance(each, WeightError):
+                raise each
+            found.append(each)
+    return found
 
 
 def _metrics(case: _Case) -> Row:
@@ -295,4 +362,4 @@ def _inverse(case: _Case) -> Array:
     """The ESD of the inverse: the `rank` largest eigenvalues inverted; zeros have no inverse and are left out."""
     if case.rank < case.esd.size:
         case.notes.append(f"{case.esd.size - case.rank} zero eigenvalues left out of the inverse")
-    return 1.0 / case.nonzero[::-1]
+    return 1.0 / case.spectrum.nonzero[::-1]

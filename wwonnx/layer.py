@@ -6,6 +6,7 @@ import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from numpy.typing import NDArray
@@ -136,19 +137,19 @@ class WeightLayer:
     @property
     def N(self) -> int:
         """Larger dimension of each matrix."""
-        return max(self.layout.shape(self.shape)[1:])
+        return max(self.matrix_shape[1:])
 
     @property
     def M(self) -> int:
         """Smaller dimension of each matrix, the number of its eigenvalues."""
-        return min(self.layout.shape(self.shape)[1:])
+        return min(self.matrix_shape[1:])
 
     @property
     def rf(self) -> int:
         """Number of matrices: the kernel positions of a convolution (its receptive field), otherwise 1."""
-        return self.layout.shape(self.shape)[0]
+        return self.matrix_shape[0]
 
-    @property
+    @cached_property
     def matrix_shape(self) -> tuple[int, int, int]:
         """(matrices, outputs, inputs)."""
         return self.layout.shape(self.shape)

@@ -71,7 +71,7 @@ class WeightWatcher:
         self._options = Options()
         self._details: pd.DataFrame | None = None
         self._note = ""
-        self._skipped: pd.DataFrame | None = None
+        self._skipped: list[analysis.Row] | None = None
         if model is not None:
             self._open(model)
 
@@ -185,8 +185,16 @@ class WeightWatcher:
         chosen = self._select(model, layers, options, base_model)
         logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
         with reporter(progress) as report:
-            rows = local.run(chosen, lambda layer: analysis.analyze_layer(layer, options), report)
-        details: pd.DataFrame = pd.DataFrame([row for some in rows for row in some], columns=columns.columns(options))
+            rows = local.run(
+                chosen,
+                lambda layers: analysis.prepare(layers, options),
+                lambda layer, prepared: analysis.complete(layer, prepared, options),
+                report,
+            )
+        flat = [row for some in rows for row in some]
+        details: pd.DataFrame = pd.DataFrame(
+            {column: [row.get(column, np.nan) for row in flat] for column in columns.columns(options)}
+        )
         self._details = details
         self._note = analysis.folding_note(sum(layer.folded for layer in chosen), len(chosen))
         if self._note:
@@ -304,7 +312,11 @@ class WeightWatcher:
         """
         if self._skipped is None:
             raise WwonnxError("nothing was left out yet: call analyze() or describe() first")
-        return self._skipped
+        import pandas as pd
+
+        header = ["layer_id", "name", "shape", "dtype", "op_type", "reason", "longname"]
+        skipped: pd.DataFrame = pd.DataFrame(self._skipped, columns=header).astype({"layer_id": "Int64"})
+        return skipped
 
     def distances(
         self,
@@ -492,8 +504,6 @@ class WeightWatcher:
         self, model: ModelLike | None, wanted: LayerFilter, options: Options, base_model: ModelLike | None = None
     ) -> list[WeightLayer]:
         """The layers to analyse, derived ones where asked for; those left out are noted with the reason."""
-        import pandas as pd
-
         from . import derive
 
         self._open(model)
@@ -524,8 +534,7 @@ class WeightWatcher:
         left_out += [(layer, reason) for layer, reason in reasons if reason]
         rows = [_left_out(layer, reason) for layer, reason in left_out]
         rows += [{**vars(skip), "shape": list(skip.shape)} for skip in walk.skipped]
-        header = ["layer_id", "name", "shape", "dtype", "op_type", "reason", "longname"]
-        self._skipped = pd.DataFrame(rows, columns=header).astype({"layer_id": "Int64"})
+        self._skipped = rows
         if rows:
             logger.info("%d weights are left out; get_skipped() lists them with the reasons", len(rows))
         return [layer for layer, reason in reasons if not reason]

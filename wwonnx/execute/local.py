@@ -1,8 +1,7 @@
 """Runs layers on this machine: large ones one by one with all BLAS threads, small ones side by side with one each.
 
-Small eigenvalue problems gain nothing from a second BLAS thread, and two of them at once take both cores (measured:
-two 384 x 384 at one thread each take 1.9 times less than one after the other at two). How many threads a layer gets
-follows from its size alone, so that every bit of its eigenvalues is the same whatever else runs.
+Small eigenvalue problems gain nothing from a second BLAS thread, and two of them at once take both cores. How many
+threads a layer gets follows from its size alone, so that every bit of its eigenvalues is the same whatever else runs.
 """
 
 from __future__ import annotations
@@ -10,49 +9,52 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeVar
 
 from ..layer import WeightLayer
 from .progress import Progress
 
+Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 #: From this M on a layer gets all BLAS threads and the machine for itself.
 _LARGE = 2048
 #: Small layers run side by side as long as their working memory stays within this, or within the largest layer's.
 _SHARED_BYTES = 64 << 20
+#: Below this M layers of equal M are computed together, until they have so many eigenvalues (numpy lets other threads
+#: run only during calls on more) and so much work that handing them to a thread is worth it.
+_TOGETHER, _EIGENVALUES, _WORTH = 512, 512, 6e7
 
 
-@dataclass(frozen=True)
 class _Task:
-    index: int
-    layer: WeightLayer
+    """A layer, what it costs, and its place in the result."""
 
-    @property
-    def work(self) -> float:
-        """Floating point operations of the Gram matrices and their eigenvalues."""
-        layer = self.layer
-        return layer.rf * (layer.N * float(layer.M) ** 2 + 4 / 3 * float(layer.M) ** 3) + 1e6
-
-    @property
-    def memory(self) -> int:
-        """Bytes at the peak: the float64 copy (2048 rows of it for a tall matrix) and two Gram matrices."""
-        layer = self.layer
-        rows = layer.N if max(4 * layer.M, 2048) >= layer.N else 2048
-        return 8 * layer.rf * layer.M * (rows + 2 * layer.M)
+    def __init__(self, index: int, layer: WeightLayer) -> None:
+        self.index, self.layer = index, layer
+        self.rf, outputs, inputs = layer.matrix_shape
+        N, M = max(outputs, inputs), min(outputs, inputs)
+        self.M = M
+        #: Floating point operations of the Gram matrices and their eigenvalues.
+        self.work = self.rf * (N * float(M) ** 2 + 4 / 3 * float(M) ** 3) + 1e6
+        rows = N if max(4 * M, 2048) >= N else 2048
+        #: Bytes at the peak: the float64 copy (2048 rows of it for a tall matrix) and two Gram matrices.
+        self.memory = 8 * self.rf * M * (rows + 2 * M)
 
 
 def run(
     layers: Sequence[WeightLayer],
-    work: Callable[[WeightLayer], Result],
+    work: Callable[[Sequence[WeightLayer]], list[Part]],
+    complete: Callable[[WeightLayer, Part], Result],
     progress: Callable[[Progress], None] | None = None,
 ) -> list[Result]:
-    """Apply `work` to every layer, largest first; results come back in the order of the layers.
+    """Apply `work` and then `complete` to every layer, largest first; results come back in the order of the layers.
 
     Args:
         layers: what to work on.
-        work: computes one layer. It is called from several threads at once for small layers.
+        work: computes some layers, and gives a result for each. It is called from several threads at once, and should
+            spend its time in calls that let other threads run.
+        complete: makes the final result of each layer. It is called in the caller's thread.
         progress: called in the caller's thread after each layer.
     """
     from threadpoolctl import ThreadpoolController
@@ -61,40 +63,60 @@ def run(
     results: dict[int, Result] = {}
     done_work, all_work = 0.0, sum(task.work for task in tasks)
 
-    def finish(task: _Task, result: Result) -> None:
+    def finish(batch: list[_Task], found: list[Part]) -> None:
         nonlocal done_work
-        results[task.index] = result
-        done_work += task.work
-        if progress is not None:
-            progress(Progress(len(results), len(tasks), done_work, all_work, task.layer.name))
+        for task, part in zip(batch, found, strict=True):
+            results[task.index] = complete(task.layer, part)
+            done_work += task.work
+            if progress is not None:
+                progress(Progress(len(results), len(tasks), done_work, all_work, task.layer.name))
 
-    small = [task for task in tasks if task.layer.M < _LARGE]
     for task in tasks:
-        if task.layer.M >= _LARGE:
-            finish(task, work(task.layer))
+        if task.M >= _LARGE:
+            finish([task], work([task.layer]))
+    small = [task for task in tasks if task.M < _LARGE]
     if small:
         budget = max(_SHARED_BYTES, *(task.memory for task in tasks))
         with ThreadpoolController().limit(limits=1, user_api="blas"):
-            _side_by_side(small, work, finish, budget)
+            _side_by_side(_batches(small, budget), work, finish, budget)
     return [results[index] for index in range(len(tasks))]
 
 
+def _batches(tasks: list[_Task], budget: int) -> list[list[_Task]]:
+    """Layers that are computed in one go, most work first: a large one by itself, several small ones of equal M."""
+    batches = [[task] for task in tasks if task.M >= _TOGETHER]
+    cores = _cores()
+    small = [task for task in tasks if task.M < _TOGETHER]
+    worth = min(_WORTH, sum(task.work for task in small) / (2 * cores))
+    for _, alike in groupby(sorted(small, key=lambda task: task.M), key=lambda task: task.M):
+        batch: list[_Task] = []
+        for task in alike:
+            full = sum(t.rf for t in batch) * task.M > _EIGENVALUES and sum(t.work for t in batch) > worth
+            if batch and (full or sum(t.memory for t in batch) + task.memory > budget // 2):
+                batches.append(batch)
+                batch = []
+            batch.append(task)
+        batches.append(batch)
+    return sorted(batches, key=lambda batch: -sum(task.work for task in batch))
+
+
 def _side_by_side(
-    tasks: list[_Task],
-    work: Callable[[WeightLayer], Result],
-    finish: Callable[[_Task, Result], None],
+    batches: list[list[_Task]],
+    work: Callable[[Sequence[WeightLayer]], list[Part]],
+    finish: Callable[[list[_Task], list[Part]], None],
     budget: int,
 ) -> None:
     cores = _cores()
-    running: dict[Future[Result], _Task] = {}
+    running: dict[Future[list[Part]], list[_Task]] = {}
+    held = 0
     with ThreadPoolExecutor(cores, thread_name_prefix="wwonnx") as pool:
         try:
-            for task in tasks:
-                while running and (
-                    len(running) >= 2 * cores or sum(t.memory for t in running.values()) + task.memory > budget
-                ):
-                    _collect(running, finish)
-                running[pool.submit(work, task.layer)] = task
+            for batch in batches:
+                memory = sum(task.memory for task in batch)
+                while running and (len(running) >= 2 * cores or held + memory > budget):
+                    held -= _collect(running, finish)
+                held += memory
+                running[pool.submit(work, [task.layer for task in batch])] = batch
             while running:
                 _collect(running, finish)
         except BaseException:
@@ -102,11 +124,15 @@ def _side_by_side(
             raise
 
 
-def _collect(running: dict[Future[Result], _Task], finish: Callable[[_Task, Result], None]) -> None:
-    """Wait for at least one future and hand its result on."""
+def _collect(running: dict[Future[list[Part]], list[_Task]], finish: Callable[[list[_Task], list[Part]], None]) -> int:
+    """Wait for at least one future and hand its results on; how much memory that frees."""
     done, _ = wait(running, return_when=FIRST_COMPLETED)
+    freed = 0
     for future in done:
-        finish(running.pop(future), future.result())
+        batch = running.pop(future)
+        freed += sum(task.memory for task in batch)
+        finish(batch, future.result())
+    return freed
 
 
 def _cores() -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from .traverse import is_onnx, metadata, nodes
+from .traverse import is_onnx, metadata
 from .words import string_list
 
 #: What TorchScript calls a weight or bias that it changed, and what older converters call any.
@@ -32,8 +32,14 @@ _FEW = 3
 class FoldingSigns:
     """The signs of folding in one model; `folded` tells for each weight."""
 
-    def __init__(self, model: ir.Model) -> None:
-        every = list(nodes(model.graph))
+    def __init__(self, model: ir.Model, every: Iterable[ir.Node]) -> None:
+        """Look for the signs.
+
+        Args:
+            model: the model.
+            every: all its nodes.
+        """
+        every = list(every)
         convolutions = [node for node in every if is_onnx(node, "Conv", "ConvTranspose")]
         normalised = any(is_onnx(node, "BatchNormalization", "InstanceNormalization") for node in every)
         # Only a model that keeps some parameters' signatures shows by their absence which were replaced.

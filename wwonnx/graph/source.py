@@ -89,7 +89,7 @@ def open_model(model: ModelLike | Source) -> Source:
         return Source(_from_proto(model, "<ModelProto>", Path.cwd(), owned=False), "<ModelProto>")
     if isinstance(model, ir.Model):
         label = "<onnx_ir.Model>"
-        _check_external_data(model, label)
+        _check_external_data(list(_external_tensors(model)), label)
         return Source(_inline(model, label), label)
     raise ModelError(
         f"can't read a {type(model).__module__}.{type(model).__qualname__}: give a path to an .onnx file, its bytes, "
@@ -178,9 +178,10 @@ def _from_proto(proto: onnx.ModelProto, label: str, folder: Path, owned: bool = 
         raise ModelError(
             f"{label}: the graph can't be read ({root_cause(error)}); check it with onnx.checker"
         ) from None
-    for tensor in _external_tensors(model):
+    external = list(_external_tensors(model))
+    for tensor in external:
         tensor.base_dir = str(folder)
-    _check_external_data(model, label)
+    _check_external_data(external, label)
     return _inline(model, label)
 
 
@@ -221,10 +222,10 @@ def _external_tensors(model: ir.Model) -> Iterator[Any]:
                     yield attribute.value
 
 
-def _check_external_data(model: ir.Model, label: str) -> None:
+def _check_external_data(external: list[Any], label: str) -> None:
     """Refuse unsafe locations, and a model of which every data file is missing (one missing costs its layers alone)."""
     locations: dict[str, tuple[Path, str]] = {}
-    for tensor in _external_tensors(model):
+    for tensor in external:
         location = str(tensor.location)
         if location not in locations:
             locations[location] = (_path(tensor, label), clean(tensor.name))

@@ -78,7 +78,7 @@ def _sample(weight: Found, samples: int) -> bytes | None:
     length = min(array.shape[:2])
     if length == 0:
         return None
-    index = np.unique(np.linspace(0, length - 1, samples).astype(int))
+    index = np.arange(samples) * (length - 1) // max(1, samples - 1)
     values = np.asarray(array[index, index], dtype=np.float64)
     if samples > 1 and array.size > _MOST_UNIFORM and np.all(values == values.flat[0]):
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -37,6 +37,8 @@ def nodes(graph: ir.Graph) -> Iterator[ir.Node]:
 def subgraphs(node: ir.Node) -> list[ir.Graph]:
     """The graphs that a node holds in its attributes, in order."""
     found: list[ir.Graph] = []
+    if not node.attributes:
+        return found
     for attribute in node.attributes.values():
         if attribute.is_ref():
             continue
@@ -54,9 +56,9 @@ def graphs(model: ir.Model) -> Iterator[ir.Graph]:
         yield from subgraphs(node)
 
 
-def owners(model: ir.Model) -> dict[ir.Graph, ir.Node]:
-    """For each subgraph, the node that holds it."""
-    return {graph: node for node in nodes(model.graph) for graph in subgraphs(node)}
+def owners(every: Iterable[ir.Node]) -> dict[ir.Graph, ir.Node]:
+    """For each subgraph of these nodes, the node that holds it."""
+    return {graph: node for node in every for graph in subgraphs(node)}
 
 
 def is_onnx(node: ir.Node, *op_types: str) -> bool:

@@ -126,11 +126,12 @@ def walk(model: ir.Model, splits: Splits | None = None) -> Walk:
         model: its functions inlined.
         splits: what to take apart.
     """
-    finder = ConstantFinder(owners(model), model.opset_imports.get("", 18))
+    every = list(nodes(model.graph))
+    finder = ConstantFinder(owners(every), model.opset_imports.get("", 18))
     found: dict[Hashable, Found] = {}
     refused: list[_Refused] = []
     tables: list[Found] = []
-    for node in nodes(model.graph):
+    for node in every:
         if constant_tensor(node) is not None:
             continue
         inside = bool(node.outputs) and finder.find(node.outputs[0]) is not None
@@ -158,7 +159,7 @@ def walk(model: ir.Model, splits: Splits | None = None) -> Walk:
             refused.extend(_unknown(node, finder))
     taken = {leaf for refusal in refused for leaf in refusal.leaves}
     weights = ties.merge(list(_settle_tables(found, tables, taken).values()))
-    return _result(model, finder, weights, refused)
+    return _result(model, every, finder, weights, refused)
 
 
 def _settle_tables(found: dict[Hashable, Found], tables: list[Found], refused: set[ir.Value]) -> dict[Hashable, Found]:
@@ -188,8 +189,10 @@ def _unknown(node: ir.Node, finder: ConstantFinder) -> Iterator[_Refused]:
             yield _Refused(constant.leaves, reason, constant, node)
 
 
-def _result(model: ir.Model, finder: ConstantFinder, weights: list[Found], refused: list[_Refused]) -> Walk:
-    namer, signs = Namer(model), FoldingSigns(model)
+def _result(
+    model: ir.Model, every: list[ir.Node], finder: ConstantFinder, weights: list[Found], refused: list[_Refused]
+) -> Walk:
+    namer, signs = Namer(model), FoldingSigns(model, every)
     layers: list[WeightLayer] = []
     became: dict[ir.Value, list[int]] = {}
     helps: dict[ir.Value, int] = {}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,14 @@ from numpy.typing import NDArray
 from ..errors import WeightError
 
 Array = NDArray[np.float64]
+Load: TypeAlias = Callable[[], NDArray[Any]]
 
-#: Tall matrices with more than so many rows, and than four times their columns, are summed in blocks of so many rows.
+#: From this M on a matrix is decomposed in place by LAPACK; smaller ones together.
+LARGE = 1024
+#: Below this width a product of many matrices in one call beats one call each.
+_TINY_WIDTH = 96
+
+#: Tall matrices are summed in blocks of so many rows.
 _BLOCK_ROWS = 2048
 #: Squares beyond these leave no room for their sums and powers. Weights of float32 never come near.
 _HUGE, _TINY = 1e250, 1e-200
@@ -49,7 +54,7 @@ class Spectrum:
         return Spectrum(self.eigenvalues * factor, self.ranks)
 
 
-def spectrum(load: Callable[[], NDArray[Any]], eps: float) -> Spectrum:
+def spectrum(load: Load, eps: float) -> Spectrum:
     """Eigenvalues of W^T W, or of W W^T where that is the smaller, in float64.
 
     The Gram matrix resolves eigenvalues down to about 1e-16 of the largest, which is far below any tail. Only
@@ -66,51 +71,156 @@ def spectrum(load: Callable[[], NDArray[Any]], eps: float) -> Spectrum:
     Raises:
         WeightError: NaN or infinite weights, weights whose squares leave float64's range, or no convergence.
     """
-    gram = gram_matrices(load)
-    _check_finite(gram, load)
-    try:
-        # Rounding leaves the zeros of a deficient matrix slightly negative.
-        values = np.maximum(np.linalg.eigvalsh(gram), 0.0)
-    except np.linalg.LinAlgError as error:
-        raise WeightError(f"the eigenvalues did not converge ({error})") from None
-    del gram
-    ranks = np.empty(len(values), dtype=np.intp)
-    for index, row in enumerate(values):
-        ranks[index], exact = _rank(row, partial(_matrix, load, index), eps)
-        if exact is not None:
-            values[index] = exact
+    (found,) = spectra([load], [eps])
+    if isinstance(found, WeightError):
+        raise found
+    return found
+
+
+def spectra(loads: Sequence[Load], eps: Sequence[float]) -> list[Spectrum | WeightError]:
+    """The spectra of several weights, those of equal M in one call.
+
+    numpy lets other threads run only during calls on many small matrices: layers of 384 x 384 one at a time would keep
+    every other core waiting. Each matrix is decomposed on its own all the same, so that no bit depends on its company.
+
+    Args:
+        loads, eps: as for `spectrum`, one each.
+
+    Returns:
+        For each weight its spectrum, or why it has none.
+    """
+    found: list[Spectrum | WeightError] = []
+    grams: dict[int, list[tuple[int, Array]]] = {}
+    for index, load in enumerate(loads):
+        try:
+            matrices = load()
+            shape = matrices.shape
+            gram = _gram(matrices) if min(shape[1:]) < LARGE else None
+            del matrices
+            if gram is None:
+                found.append(_with_ranks(_large_eigenvalues(load, shape), load, eps[index]))
+                continue
+            found.append(WeightError("not computed"))
+            _check_finite(np.diagonal(gram, axis1=1, axis2=2), load)
+            grams.setdefault(gram.shape[1], []).append((index, gram))
+        except WeightError as error:
+            found[index:] = [error]
+    for alike in grams.values():
+        stack = alike[0][1] if len(alike) == 1 else np.concatenate([gram for _, gram in alike])
+        try:
+            # The other triangle of a transpose is the same, and the copy that LAPACK works on needs no strides.
+            values = np.linalg.eigvalsh(stack.swapaxes(1, 2))
+        except np.linalg.LinAlgError as error:
+            for index, _ in alike:
+                found[index] = WeightError(f"the eigenvalues did not converge ({error})")
+            continue
+        start = 0
+        for index, gram in alike:
+            own = values[start : start + len(gram)]
+            start += len(gram)
+            try:
+                found[index] = _with_ranks(own, loads[index], eps[index])
+            except WeightError as error:
+                found[index] = error
+    return found
+
+
+def _with_ranks(values: Array, load: Load, eps: float) -> Spectrum:
+    """Add the ranks: the number of singular values above S.max * eps, from the eigenvalues where they can tell.
+
+    Rounding moves an eigenvalue of a Gram matrix by a few units of eps64 * lambda_max (1.4 at M = 64 and 5 at
+    M = 4096, measured on matrices of known rank); the threshold for float32 weights is 64 of them. Otherwise the SVD
+    tells, and its eigenvalues are the more exact ones.
+
+    Raises:
+        WeightError: the SVD did not converge.
+    """
+    values = np.maximum(values, 0.0)  # rounding leaves the zeros of a deficient matrix slightly negative
+    largest = values[:, -1:]
+    noise = (2.0 + 0.25 * np.sqrt(values.shape[1])) * _EPS64 * largest
+    threshold = eps * eps * largest
+    ranks = np.count_nonzero(values > threshold, axis=1)
+    doubtful = ((values > threshold - noise) & (values < threshold + noise)).any(axis=1) & (largest[:, 0] > 0.0)
+    for index in np.flatnonzero(doubtful):
+        ranks[index], values[index] = _exact(load()[index].astype(np.float64), eps)
     return Spectrum(values, ranks)
 
 
-def gram_matrices(load: Callable[[], NDArray[Any]]) -> Array:
+def gram_matrices(load: Load) -> Array:
     """W^T W for tall matrices, W W^T for wide ones, shape (matrices, M, M), summed in float64.
 
-    Working memory is at most the float64 copy of the matrices and their Gram matrices. Tall matrices are brought to
-    float64 in blocks of rows, so that an embedding table costs little more than its Gram matrix.
+    Tall matrices are brought to float64 in blocks of rows, so that an embedding table costs little more than its Gram
+    matrix.
 
     Args:
         load: gives the matrices, shape (matrices, rows, columns).
     """
-    matrices = load()
+    return _gram(load())
+
+
+def _gram(matrices: NDArray[Any]) -> Array:
     count, rows, columns = matrices.shape
     tall = matrices if rows >= columns else matrices.swapaxes(1, 2)
     length, width = tall.shape[1:]
     with np.errstate(over="ignore", invalid="ignore"):  # infinite weights are reported, not warned of
-        if length <= max(4 * width, _BLOCK_ROWS):
+        if width < _TINY_WIDTH and length <= _BLOCK_ROWS:
             exact = tall.astype(np.float64)
-            del matrices, tall
             gram: Array = np.matmul(exact.swapaxes(1, 2), exact)
             return gram
         gram = np.zeros((count, width, width))
         for start in range(0, length, _BLOCK_ROWS):
             exact = tall[:, start : start + _BLOCK_ROWS].astype(np.float64)
-            gram += np.matmul(exact.swapaxes(1, 2), exact)
+            for index, block in enumerate(exact):
+                gram[index] += np.dot(block.T, block)  # unlike matmul, dot lets other threads run
         return gram
 
 
-def _check_finite(gram: Array, load: Callable[[], NDArray[Any]]) -> None:
-    """One look at the diagonal of the Gram matrices tells whether every weight was finite."""
-    diagonal = np.diagonal(gram, axis1=1, axis2=2)
+def _large_eigenvalues(load: Load, shape: tuple[int, ...]) -> Array:
+    """Eigenvalues of the Gram matrices of large matrices, shape (matrices, M), one matrix at a time and in place.
+
+    BLAS's syrk fills one triangle only, LAPACK's syevd reads only that and works where it lies: neither the mirrored
+    half nor a second copy is made, which numpy would. Working memory is the float64 copy of a matrix and its Gram
+    matrix.
+    """
+    from scipy.linalg import blas, lapack
+
+    count, rows, columns = shape
+    width = min(rows, columns)
+    values = np.empty((count, width))
+    for index in range(count):
+        gram = _triangle(load()[index], blas.dsyrk)
+        _check_finite(np.diagonal(gram)[None], load)
+        work, integers, _ = lapack.dsyevd_lwork(width, compute_v=0, lower=1)
+        found, _, failure = lapack.dsyevd(
+            gram, compute_v=0, lower=1, lwork=int(work), liwork=int(integers), overwrite_a=1
+        )
+        if failure:
+            raise WeightError(f"the eigenvalues did not converge (LAPACK's syevd: {failure})")
+        values[index] = found
+    return values
+
+
+def _triangle(matrix: NDArray[Any], syrk: Any) -> Array:
+    """Lower triangle of one Gram matrix in Fortran's order, summed in float64 over blocks of rows of a tall matrix."""
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    length, width = tall.shape
+    block = length if length <= 4 * width else _BLOCK_ROWS
+    gram: Array | None = None
+    for start in range(0, length, block):
+        exact = tall[start : start + block].astype(np.float64)  # in the order in which it lies: no transposing copy
+        if block == length:
+            del matrix, tall
+        factor, transposed = (exact.T, 0) if exact.flags.c_contiguous else (exact, 1)
+        if gram is None:
+            gram = syrk(1.0, factor, trans=transposed, lower=1)
+        else:
+            gram = syrk(1.0, factor, beta=1.0, c=gram, trans=transposed, lower=1, overwrite_c=1)
+    assert gram is not None
+    return gram
+
+
+def _check_finite(diagonal: Array, load: Load) -> None:
+    """One look at the diagonals of the Gram matrices tells whether every weight was finite."""
     if (diagonal < _HUGE).all():
         if diagonal.max() < _TINY and load().astype(bool).any():
             raise WeightError("the weights are so small that their squares are zero in float64; rescale the layer")
@@ -125,35 +235,14 @@ def _check_finite(gram: Array, load: Callable[[], NDArray[Any]]) -> None:
     raise WeightError(f"{broken} of {finite.size} weights are {kind}; the layer can't be analysed")
 
 
-def _matrix(load: Callable[[], NDArray[Any]], index: int) -> NDArray[Any]:
-    matrix: NDArray[Any] = load()[index]
-    return matrix
+def _exact(matrix: Array, eps: float) -> tuple[int, Array]:
+    """Rank and eigenvalues, ascending, from the SVD.
 
-
-def _rank(values: Array, load: Callable[[], NDArray[Any]], eps: float) -> tuple[int, Array | None]:
-    """Number of singular values above S.max * eps, from the eigenvalues of the Gram matrix where they can tell.
-
-    Rounding moves an eigenvalue of a Gram matrix by a few units of eps64 * lambda_max (1.4 at M = 64 and 5 at
-    M = 4096, measured on matrices of known rank); the threshold for float32 weights is 64 of them. Otherwise the SVD
-    tells; its own noise grows with the size of the matrix, so that float64 weights need a threshold that does too.
-
-    Returns:
-        The rank, and the eigenvalues, ascending, where the SVD had to be taken: they are the more exact ones.
-
-    Raises:
-        WeightError: the SVD did not converge.
+    Its own noise grows with the size of the matrix, so that float64 weights need a threshold that does too.
     """
-    if not values.size or values[-1] == 0.0:
-        return 0, None
-    noise = (2.0 + 0.25 * np.sqrt(values.size)) * _EPS64 * values[-1]
-    threshold = eps * eps * values[-1]
-    doubtful = (values > threshold - noise) & (values < threshold + noise)
-    if not doubtful.any():
-        return int(np.count_nonzero(values > threshold)), None
-    matrix = load().astype(np.float64)
     try:
-        exact = np.linalg.svd(matrix, compute_uv=False)
+        singular = np.linalg.svd(matrix, compute_uv=False)
     except np.linalg.LinAlgError as error:
         raise WeightError(f"the singular values did not converge ({error})") from None
-    rank = int(np.count_nonzero(exact > exact[0] * max(eps, _EPS64 * max(matrix.shape))))
-    return rank, np.square(exact[::-1])
+    rank = int(np.count_nonzero(singular > singular[0] * max(eps, _EPS64 * max(matrix.shape))))
+    return rank, np.square(singular[::-1])

@@ -12,7 +12,7 @@ from .esd import Array
 EVALS_THRESHOLD = 1e-5
 _UNSCALED_MAXIMUM = 0.01
 #: Positions in a tail at which a first, lower bound of every D is taken.
-_PROBES = np.array([0.0, 0.03, 0.07, 0.12, 0.18, 0.25, 0.33, 0.42, 0.5, 0.58, 0.66, 0.74, 0.81, 0.88, 0.94, 1.0])
+_PROBES = np.linspace(0.0, 1.0, 24)
 #: A tail whose ends differ by less than this has no slope: what differs is rounding.
 _FLAT = 1e-10
 
