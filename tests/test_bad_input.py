@@ -389,6 +389,30 @@ def test_unknown_operators_and_opsets() -> None:
     assert "strange.Mystery" in skipped["reason"][0]
 
 
+def test_a_where_that_lacks_what_it_chooses_from() -> None:
+    nodes = [helper.make_node("Where", ["w"], ["c"]), helper.make_node("MatMul", ["x", "c"], ["y"])]
+    watcher = ww.WeightWatcher(model_of(nodes, {"w": random_matrix(16, 16)}))
+    assert watcher.analyze().empty
+    assert "Where" in watcher.get_skipped()["reason"][0]
+
+
+def test_a_graph_that_cannot_be_copied() -> None:
+    """With functions to inline, a value from nowhere, and a tensor that can't even be printed."""
+    wrong = TensorProto(dims=[1], data_type=TensorProto.INT64, int32_data=[1])
+    nodes = [
+        helper.make_node("Reshape", ["gone", "wrong"], ["h"]),
+        helper.make_node("f", ["h"], ["y"], domain="local"),
+    ]
+    body = helper.make_function(
+        "local", "f", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], [helper.make_opsetid("", 18)]
+    )
+    model = model_of(nodes, {"wrong": wrong}, functions=[body])
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    with pytest.raises(ModelError) as caught:
+        ww.WeightWatcher(model)
+    message(caught, "can't be copied", "onnx.checker")
+
+
 def test_a_model_without_weights() -> None:
     watcher = ww.WeightWatcher(model_of([helper.make_node("Relu", ["x"], ["y"])], {}))
     assert watcher.analyze().empty

@@ -323,12 +323,12 @@ def _rewrite(
 
     from .graph import save
     from .graph.rewrite import Editor
-    from .graph.source import open_model
+    from .graph.source import copied, open_model
     from .graph.walk import walk
 
     source = open_model(model)
     target = None if output is None else save.checked_output(source, Path(output))
-    copy = save.copied_model(source)
+    copy = copied(source.model, source.label)
     save.check_fits(copy, in_memory=target is None)
     found = walk(copy)
     chosen = filters.select(found.layers, wanted)

@@ -286,8 +286,10 @@ def _shape(context: Context) -> Step:
 @rule("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Where")
 def _elementwise(context: Context) -> Step | None:
     shape = np.broadcast_shapes(*(operand.shape for operand in context.inputs))
-    step = _reference(context, shape, context.inputs[-1].dtype if context.node.op_type == "Where" else None)
-    return replace(step, values=slice(1, 3)) if context.node.op_type == "Where" else step
+    if context.node.op_type != "Where":
+        return _reference(context, shape)
+    _, _, chosen = context.inputs
+    return replace(_reference(context, shape, chosen.dtype), values=slice(1, 3))
 
 
 @rule("Neg", "Abs", "Sqrt", "Exp", "Log", "Reciprocal", "Tanh", "Sigmoid", "Relu", "Softplus", "Erf")

@@ -159,22 +159,6 @@ def checked_output(source: Source, output: Path) -> Path:
     return output
 
 
-def copied_model(source: Source) -> ir.Model:
-    """The model with a graph of its own; the tensors are shared, as nothing changes a tensor.
-
-    Raises:
-        ModelError: its graph is broken.
-    """
-    try:
-        return source.model.clone()
-    except (RuntimeError, ValueError, KeyError, RecursionError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        text = (str(cause).splitlines() or [""])[0][:200]
-        raise ModelError(f"{source.label}: its graph can't be copied ({text}); check it with onnx.checker") from None
-
-
 def _slots(model: ir.Model) -> Iterator[tuple[ir.TensorProtocol, Callable[[ir.TensorProtocol], None]]]:
     """Every tensor of a model, and what puts another in its place."""
     for graph in graphs(model):

@@ -191,6 +191,21 @@ def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def copied(model: ir.Model, label: str) -> ir.Model:
+    """The model with a graph of its own; the tensors are shared, as nothing changes a tensor.
+
+    Raises:
+        ModelError: its graph is broken.
+    """
+    try:
+        return model.clone()
+    except (RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
+        # AssertionError: the message that onnx_ir words prints tensors, broken ones included.
+        raise ModelError(
+            f"{label}: its graph can't be copied ({root_cause(error)}); check it with onnx.checker"
+        ) from None
+
+
 def _inline(model: ir.Model, label: str) -> ir.Model:
     """Replace calls of the model's local functions by their bodies, in a copy: the user's model stays as it is."""
     if not model.functions:
@@ -198,9 +213,9 @@ def _inline(model: ir.Model, label: str) -> ir.Model:
     from onnx_ir.passes import InvariantError, PassError
     from onnx_ir.passes.common import InlinePass
 
+    inlined = copied(model, label)
     try:
         with silence("onnx_ir.passes.common.inliner"):
-            inlined = model.clone()
             InlinePass()(inlined)
     except (ValueError, RuntimeError, KeyError, TypeError, IndexError, PassError, InvariantError) as error:
         raise ModelError(f"{label}: its local functions can't be inlined ({root_cause(error)})") from None
