@@ -29,6 +29,19 @@ _DEPTH, _WORK, _LEAVES, _GROWTH, _SMALL = 200, 10_000, 4_096, 4, 1 << 24
 _REMEMBERED = 256
 
 
+#: What evaluating an operator on values that make no sense raises; onnx's reference implementation also asserts.
+_SENSELESS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Constant:
     """A constant expression.
@@ -86,7 +99,7 @@ class Constant:
         try:
             with np.errstate(all="ignore"):  # what overflows or is divided by zero shows as infinite or NaN weights
                 array = self.load()
-        except (ValueError, TypeError, IndexError, KeyError, ArithmeticError, AttributeError, RuntimeError) as error:
+        except _SENSELESS as error:
             raise WeightError(f"{what} can't be evaluated: {first_line(error)}") from None
         if array.shape != self.shape:
             raise WeightError(f"{what} has shape {list(array.shape)}, not {list(self.shape)}")
