@@ -1,7 +1,8 @@
 """wwonnx over the bare work of LAPACK on the same matrices, in one process, in turn; and where its time goes.
 
 Bare is what no analysis can do without: for each matrix a float64 copy, the smaller Gram matrix and its eigenvalues,
-one after the other with numpy's own choice of BLAS threads. wwonnx is `wwonnx.analyze(path)`, from file to table.
+one after the other with numpy's own choice of BLAS threads. wwonnx is an analysis of a model in memory,
+from its graph to the table.
 
 python -m benchmarks.vs_lapack
 """
