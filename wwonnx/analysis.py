@@ -164,7 +164,7 @@ def _rows(layer: WeightLayer, found: Spectrum | WeightError, options: Options) -
     about = describe_layer(layer, options)
     if isinstance(found, WeightError):
         return [failed_row(about, str(found), options)]
-    factor = _factor(layer, options)
+    factor = scale(layer, options)
     whole = found.scaled(factor)
     try:
         shuffles = [shuffle.scaled(factor) for shuffle in _shuffles(layer, options)] if whole.eigenvalues.any() else []
@@ -197,7 +197,7 @@ def failed_row(about: Row, reason: str, options: Options) -> Row:
     return row
 
 
-def _factor(layer: WeightLayer, options: Options) -> float:
+def scale(layer: WeightLayer, options: Options) -> float:
     """What conv2d_norm or glorot_fix multiplies eigenvalues by."""
     if options.glorot_fix:
         return glorot_factor(layer.N, layer.M, math.prod(_kernel(layer)) if layer.is_convolution else 1)

@@ -444,9 +444,8 @@ class WeightWatcher:
         def load() -> NDArray[Any]:
             return permuted(chosen.matrices(), seed, chosen.layer_id) if random else chosen.matrices()
 
-        result = spectrum(load, chosen.eps)
-        if conv2d_norm and chosen.is_convolution:
-            result = result.scaled(0.5 if pool else chosen.rf / 2.0)
+        options = Options(pool=pool, conv2d_norm=conv2d_norm)
+        result = spectrum(load, chosen.eps).scaled(analysis.scale(chosen, options))
         return result.pooled if pool else result.eigenvalues
 
     def get_weights(self, model: ModelLike | None = None, layer: int | str | None = None) -> list[NDArray[Any]]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.linalg import eigvalsh_tridiagonal
 
-from wwonnx.spectral import power_law
+from wwonnx.spectral import power_law, tail
 from wwonnx.spectral.power_law import PowerLaw, Scan, exponents, fit_power_law, power_law_scan
 
 Array = NDArray[np.float64]
@@ -226,7 +226,7 @@ def test_a_layer_of_small_scale_keeps_its_tail_when_it_shrinks() -> None:
     ("largest", "expected"), [(1e-300, 1e-303), (1e-6, 1e-9), (0.01, 1e-5), (0.0101, 1e-5), (1.0, 1e-5), (1e12, 1e-5)]
 )
 def test_the_threshold_shrinks_with_small_layers_only(largest: float, expected: float) -> None:
-    assert power_law.threshold(largest) == pytest.approx(expected, rel=1e-14)
+    assert tail.threshold(largest) == pytest.approx(expected, rel=1e-14)
 
 
 def test_eigenvalues_at_the_threshold_are_left_out() -> None:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..errors import WeightError
-from .expressions import Step, describe_step
+from .expressions import SENSELESS, Step, describe_step
 from .tensors import FLOATS, element_type, epsilon, read_tensor, shape_of
 from .traverse import constant_tensor, describe_node, is_onnx, subgraphs
 from .words import clean, first_line
@@ -27,19 +27,6 @@ from .words import clean, first_line
 _DEPTH, _WORK, _LEAVES, _GROWTH, _SMALL = 200, 10_000, 4_096, 4, 1 << 24
 #: How many tensors an expression that is not evaluated remembers that it comes from.
 _REMEMBERED = 256
-
-
-#: What evaluating an operator on values that make no sense raises; onnx's reference implementation also asserts.
-_SENSELESS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    IndexError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +86,7 @@ class Constant:
         try:
             with np.errstate(all="ignore"):  # what overflows or is divided by zero shows as infinite or NaN weights
                 array = self.load()
-        except _SENSELESS as error:
+        except SENSELESS as error:
             raise WeightError(f"{what} can't be evaluated: {first_line(error)}") from None
         if array.shape != self.shape:
             raise WeightError(f"{what} has shape {list(array.shape)}, not {list(self.shape)}")

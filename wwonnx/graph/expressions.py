@@ -73,6 +73,17 @@ class Context:
 
 
 Rule: TypeAlias = "Callable[[Context], Step | Constant | None]"
+#: What an operator on arguments that make no sense raises; onnx's reference implementation also asserts.
+SENSELESS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 #: A list of axes, starts or sizes is no longer than this.
 _LONGEST_LIST = 4096
 _RULES: dict[str, Rule] = {}
@@ -97,7 +108,7 @@ def describe_step(node: ir.Node, inputs: list[Any], output: int, opset: int) -> 
         return None
     try:
         return known(Context(node, inputs, output, opset))
-    except (ValueError, IndexError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError):
+    except SENSELESS:
         return None  # arguments that make no sense for these shapes
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .esd import Array
-from .power_law import PowerLaw, _smallest_distance, exponents, fit_power_law
+from .power_law import PowerLaw, closest_fit, exponents, fit_power_law
 from .tail import fittable
 
 #: Defaults that are WeightWatcher's too.
@@ -80,19 +80,8 @@ def fit_from_peak(esd: Array, ignore_largest: int = 0) -> PowerLaw:
     if reason:
         return PowerLaw.failed(reason)
     logs, alphas = exponents(x)
-    best = _smallest_distance(logs, np.where(starts_near_peak(x)[:-1], alphas, np.inf))
-    if best is None:
-        return PowerLaw.failed("no tail begins near the peak of the eigenvalues")
-    start, distance = best
-    alpha, tail = float(alphas[start]), x.size - start
-    return PowerLaw(
-        alpha=alpha,
-        xmin=float(x[start]),
-        xmax=float(x[-1]),
-        D=distance,
-        sigma=(alpha - 1.0) / float(np.sqrt(tail)),
-        num_pl_spikes=int(x.size - np.searchsorted(x, x[start])),
-    )
+    fit = closest_fit(x, logs, np.where(starts_near_peak(x)[:-1], alphas, np.inf))
+    return fit or PowerLaw.failed("no tail begins near the peak of the eigenvalues")
 
 
 def peak(x: Array) -> float:

@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .esd import Array
+from .tail import fittable
 
-#: Eigenvalues below it are numerically zero: no part of a tail. For layers of small scale it shrinks with them.
-EVALS_THRESHOLD = 1e-5
-_UNSCALED_MAXIMUM = 0.01
 #: Positions in a tail at which a first, lower bound of every D is taken.
 _PROBES = np.linspace(0.0, 1.0, 24)
 #: A tail whose ends differ by less than this has no slope: what differs is rounding.
@@ -55,11 +53,6 @@ class Scan:
     distances: Array
 
 
-def threshold(largest: float) -> float:
-    """Below it eigenvalues are numerically zero: 1e-5, scaled down for layers whose largest is under 0.01."""
-    return EVALS_THRESHOLD * min(1.0, largest / _UNSCALED_MAXIMUM)
-
-
 def fit_power_law(esd: Array, ignore_largest: int = 0) -> PowerLaw:
     """Fit a power law to the tail, its start chosen by the smallest Kolmogorov-Smirnov distance.
 
@@ -77,18 +70,27 @@ def fit_power_law(esd: Array, ignore_largest: int = 0) -> PowerLaw:
     Returns:
         The fit; one with a `reason` where there is no tail to fit.
     """
-    if not esd.size or esd[-1] <= 0.0:
-        return PowerLaw.failed("every weight is zero")
-    if ignore_largest * 2 > esd.size:
-        return PowerLaw.failed(f"xmax=-{ignore_largest} leaves out more than half of {esd.size} eigenvalues")
-    used = esd[: esd.size - ignore_largest]
-    x = used[used > threshold(float(esd[-1]))]
-    if x.size < 2:
-        return PowerLaw.failed(f"{x.size} eigenvalues above the threshold of {threshold(float(esd[-1])):.3g}: no tail")
+    x, reason = fittable(esd, ignore_largest)
+    if reason:
+        return PowerLaw.failed(reason)
     logs, alphas = exponents(x)
+    return closest_fit(x, logs, alphas) or PowerLaw.failed("the eigenvalues are all equal: no tail")
+
+
+def closest_fit(x: Array, logs: Array, alphas: Array) -> PowerLaw | None:
+    """The fit whose start has the smallest D (arXiv:0706.1062, sec. 3.3).
+
+    Args:
+        x: values that can be fitted, shape (n,), ascending.
+        logs: ln(x / x_max), shape (n,).
+        alphas: exponent of every start, shape (n - 1,); inf for a start that is not to be taken.
+
+    Returns:
+        The fit; None where no start has an exponent.
+    """
     best = _smallest_distance(logs, alphas)
     if best is None:
-        return PowerLaw.failed("the eigenvalues are all equal: no tail")
+        return None
     start, distance = best
     alpha, tail = float(alphas[start]), x.size - start
     return PowerLaw(
@@ -171,8 +173,8 @@ def power_law_scan(esd: Array) -> Scan:
     Args:
         esd: eigenvalues, shape (n,), ascending.
     """
-    x = esd[esd > threshold(float(esd[-1]))] if esd.size and esd[-1] > 0.0 else esd[:0]
-    if x.size < 2:
+    x, reason = fittable(esd)
+    if reason:
         return Scan(x[:0], x[:0], x[:0])
     logs, alphas = exponents(x)
     starts = np.flatnonzero(np.isfinite(alphas))

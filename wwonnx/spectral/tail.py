@@ -5,13 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from .esd import Array
-from .power_law import threshold
+
+#: Eigenvalues below it are numerically zero: no part of a tail. For layers of small scale it shrinks with them.
+EVALS_THRESHOLD = 1e-5
+_UNSCALED_MAXIMUM = 0.01
+
+
+def threshold(largest: float) -> float:
+    """Below it eigenvalues are numerically zero: 1e-5, scaled down for layers whose largest is under 0.01."""
+    return EVALS_THRESHOLD * min(1.0, largest / _UNSCALED_MAXIMUM)
 
 
 def fittable(esd: Array, ignore_largest: int = 0) -> tuple[Array, str]:
     """The eigenvalues above the threshold without the largest ones, and in words why they can't be fitted.
 
-    The rules are those of `fit_power_law`: the threshold follows the largest eigenvalue of the whole ESD.
+    The threshold follows the largest eigenvalue of the whole ESD.
 
     Args:
         esd: eigenvalues, shape (n,), ascending.
