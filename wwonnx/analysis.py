@@ -24,7 +24,7 @@ from .spectral.power_law import PowerLaw
 from .spectral.randomize import permuted
 from .spectral.trace_log import trace_log
 from .spectral.transforms import convolution_spectrum, fft, glorot_factor, spacing_metrics
-from .spectral.vectors import vector_metrics
+from .spectral.vectors import Localization, measure_vectors, vector_metrics
 from .tails import tail_row
 
 Row: TypeAlias = dict[str, Any]
@@ -40,7 +40,26 @@ SHARED_BYTES = 8 << 20
 CONV2D_FFT_GRID = 32
 #: A layer is random-like unless its distance from its shuffles would be this improbable for one more shuffle.
 SIGNIFICANCE = 0.025
+#: Where a row carries what pictures need, if the options say so. No column of the details.
+KEPT = "_kept"
 _UNKNOWN: Row = {"status": "failed", "warning": "", "has_esd": False}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The spectra behind a row, for pictures: a few times `num_evals` numbers.
+
+    Attributes:
+        esd: the eigenvalues that were analysed, ascending: inverted with the option `inverse`.
+        fitted: those whose tail was fitted: the same, or the pooled ones of windows (subsample="farms").
+        shuffle: those of the first shuffle, with the option `randomize`.
+        vectors: how localised the eigenvectors are, with the option `vectors`.
+    """
+
+    esd: Array
+    fitted: Array
+    shuffle: Array | None = None
+    vectors: Localization | None = None
 
 
 @dataclass(frozen=True)
@@ -293,7 +312,8 @@ def _metrics(case: _Case) -> Row:
         "entropy": own.entropy,
         "alpha_null": alpha_null(case.layer.N, case.layer.M, case.rf),
     }
-    tail, fit = tail_row(esd, _fitted_esd(case, esd), options, case.layer.layer_id, case.notes)
+    fitted = _fitted_esd(case, esd)
+    tail, fit = tail_row(esd, fitted, options, case.layer.layer_id, case.notes)
     row |= tail
     alive = esd[-1] > 0.0
     if options.detX:
@@ -302,10 +322,14 @@ def _metrics(case: _Case) -> Row:
         row |= _bulk(case, esd, "") if alive else {}
     if options.randomize:
         row |= _randomized(case, row) if alive else {}
+    vectors = measure_vectors(case.load, case.factor) if options.vectors and options.keep else None
     if options.vectors:
-        row |= vector_metrics(case.load, case.factor, fit.xmin).columns
+        found = vectors.metrics(fit.xmin) if vectors else vector_metrics(case.load, case.factor, fit.xmin)
+        row |= found.columns
     if options.deltas:
         row |= spacing_metrics(esd, fit.xmin).columns
+    if options.keep:
+        row[KEPT] = Kept(esd, fitted, case.shuffles[0] if case.shuffles else None, vectors)
     return row | {"warning": ", ".join(case.notes)}
 
 

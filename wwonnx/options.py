@@ -66,6 +66,7 @@ class Options:
         split_qkv: three layers of a packed query, key and value projection.
         groups: "stack" reads a grouped convolution as one matrix per kernel position, "split" as one per group too.
         base: whether a base model is subtracted.
+        keep: whether rows carry the spectra behind them (analysis.KEPT), for pictures.
     """
 
     min_evals: int = MIN_EVALS
@@ -103,6 +104,7 @@ class Options:
     split_qkv: bool = False
     groups: str = "stack"
     base: bool = False
+    keep: bool = False
 
     @classmethod
     def make(cls, *, ww2x: bool = False, ERG: bool = False, channels: None = None, **given: Any) -> Options:
@@ -135,10 +137,21 @@ class Options:
         options._refuse_contradictions()
         return options
 
-    def _refuse_contradictions(self) -> None:
+    def allows(self, name: str) -> bool:
+        """Whether an option that is off may be turned on beside these."""
+        on = self._on()
+        return name not in {other for first in on for other in _CONTRADICTIONS.get(first, ())} and not (
+            on & set(_CONTRADICTIONS.get(name, ()))
+        )
+
+    def _on(self) -> set[str]:
+        """What is not as it is by default, by the names that contradictions have."""
         on = {name for name in _CHECKS if getattr(self, name) and name != "pool"}
         on |= {"pool=False"} if not self.pool else set()
-        on |= {"base_model"} if self.base else set()
+        return on | ({"base_model"} if self.base else set())
+
+    def _refuse_contradictions(self) -> None:
+        on = self._on()
         for first, others in _CONTRADICTIONS.items():
             clash = sorted(on & set(others)) if first in on else []
             if clash:
@@ -296,6 +309,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
                 "split_gates",
                 "split_qkv",
                 "base",
+                "keep",
             ),
         ),
         flag,
