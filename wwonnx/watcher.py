@@ -175,7 +175,7 @@ class WeightWatcher:
             channels: only for WeightWatcher's sake: an ONNX operator says which axis is which.
             plot: draw each layer: its ESD on three kinds of axes, D and alpha against xmin, and what the options detX,
                 mp_fit, randomize, deltas and vectors add. In a notebook the pictures are shown.
-            savefig: the folder for their PNG files, `ww.layer3.esd.png` and so on; True for "ww-img", False to save none.
+            savefig: the folder for their PNG files, `ww.layer3.esd.png` and so on; True for "ww-img", False for none.
             progress: True for a bar on stderr, or a function that takes each execute.local.Progress.
 
         Returns:
@@ -270,7 +270,7 @@ class WeightWatcher:
             return plots.draw(rows[0], kind)
         by_slice = {row.get("slice_id"): row for row in rows}
         if slice_id not in by_slice:
-            raise OptionError(f"slice_id={slice_id!r}: {one.name} has the slices 0 to {len(rows) - 1}; give one of them")
+            raise OptionError(f"slice_id={slice_id!r}: {one.name} has slices 0 to {len(rows) - 1}; give one of them")
         return plots.draw(by_slice[slice_id], kind)
 
     def _drawing(self, options: Options, savefig: Any) -> Callable[[analysis.Row], None]:

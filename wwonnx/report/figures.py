@@ -1,4 +1,4 @@
-"""What every figure shares: a canvas of its own, titles that are never markup, colours that colour-blind people can tell.
+"""What every figure shares: a canvas of its own, titles that are never markup, colours that all people can tell.
 
 Only matplotlib's object-oriented interface is used: pyplot, its current figure, its settings and its backend are the
 user's.
@@ -24,7 +24,7 @@ BLUE, SKY, VERMILLION, ORANGE, GREEN, PURPLE = "#0072B2", "#56B4E9", "#D55E00", 
 GREY = "#6b6b6b"
 _WIDTH, _HEIGHT, _DPI = 6.8, 4.6, 110
 #: Inches around the axes: fixed, since searching for them draws every figure twice.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 0.78, 0.2, 0.72, 0.58
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.78, 0.2, 0.72, 0.64
 _LONGEST_TITLE = 64
 
 

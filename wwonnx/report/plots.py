@@ -1,4 +1,4 @@
-"""Pictures of one layer, from its row and the spectra behind it. Nothing is computed anew but what only a picture needs.
+"""Pictures of one layer, from its row and the spectra behind it. Only what no row needs is computed here.
 
 Kinds, and the names of their files, which are WeightWatcher's where it has such a picture, are in `KINDS`.
 """
@@ -232,9 +232,9 @@ def _log(layer: _Layer) -> LayerFigure:
     esd = layer.kept.esd
     below = _log_histogram(ax, layer, esd, "ESD", f.SKY)
     if curve := laws.tail_curve(layer.row, layer.kept.fitted):
-        top = ax.get_ylim()[1]
-        ax.plot(curve[0], _per_decade(*curve), color=f.VERMILLION, linewidth=1.8, linestyle="--", label=_fit_words(layer))
-        ax.set_ylim(0.0, max(top, min(2.0 * top, 1.05 * float(_per_decade(*curve).max()))))
+        top, law = ax.get_ylim()[1], _per_decade(*curve)
+        ax.plot(curve[0], law, color=f.VERMILLION, linewidth=1.8, linestyle="--", label=_fit_words(layer))
+        ax.set_ylim(0.0, max(top, min(2.0 * top, 1.05 * float(law.max()))))
     _mark_tail(ax, layer)
     _log_axis(ax)
     f.legend(ax)
@@ -486,7 +486,7 @@ KINDS: dict[str, Kind] = {
     "D": Kind("esd4", "D against xmin", "", _D),
     "alpha": Kind("esd5", "alpha against xmin", "", _alpha),
     "detX": Kind("detX", "the trace-log condition", "detX", _detX),
-    "mp_square": Kind("mpfit1", "eigenvalues of a square layer and the Marchenko-Pastur law", "mp_fit", _mp_square, True),
+    "mp_square": Kind("mpfit1", "a square layer's eigenvalues and the same law", "mp_fit", _mp_square, True),
     "mp": Kind("mpfit2", "the bulk and the fitted Marchenko-Pastur law", "mp_fit", _mp),
     "randomized": Kind("randesd1", "the ESD and that of the shuffled weights", "randomize", _randomized),
     "randomized_log": Kind("randesd2", "the same over the logarithm of the eigenvalue", "randomize", _randomized_log),
