@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Parts of the package from the bottom up: a part imports its own row and those above it in this list, none below.
 LAYERS = (
-    {"errors", "layer", "options", "version", "filters", "matching"},
+    {"errors", "files", "layer", "options", "version", "filters", "matching"},
     {"graph", "spectral", "converters"},
     {"analysis", "columns", "derive", "tails"},
     {"execute", "report"},
-    {"watcher", "comparison", "smoothing", "advice"},
+    {"watcher", "comparison", "legacy", "reporting", "smoothing", "advice"},
     {"cli"},
     {"__init__", "__main__"},
 )

@@ -9,6 +9,7 @@ Importing the package is fast and changes nothing: no framework is imported, no 
 from .advice import advise
 from .errors import ConversionError, ModelError, OptionError, UnsafeModelError, WeightError, WwonnxError
 from .layer import LAYER_TYPE
+from .reporting import write_report
 from .version import __version__
 from .watcher import WeightWatcher, analyze, describe
 
@@ -25,4 +26,5 @@ __all__ = [
     "advise",
     "analyze",
     "describe",
+    "write_report",
 ]

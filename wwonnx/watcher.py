@@ -15,7 +15,7 @@ from . import analysis, columns, filters
 from .errors import OptionError, WwonnxError
 from .execute import local
 from .execute.progress import ProgressOption, reporter
-from .options import MIN_EVALS, TOLERANCE, Options, flag
+from .options import MIN_EVALS, TOLERANCE, Options, flag, nearest
 from .spectral.esd import spectrum
 from .spectral.randomize import permuted
 
@@ -67,6 +67,8 @@ class WeightWatcher:
                 logger.setLevel(log_level)
             except (ValueError, TypeError):
                 raise OptionError(f"log_level={log_level!r}: give a level of logging, such as 'INFO'") from None
+        #: Where this object's messages go; put a logger of your own here to have them apart.
+        self.logger = logger
         self._source: Source | None = None
         self._walk: tuple[Splits, Walk] | None = None
         self._options = Options()
@@ -189,30 +191,61 @@ class WeightWatcher:
         given = locals()
         options = {name: given[name] for name in _OPTIONS}
         see = self._drawing(Options.make(**options), savefig) if flag("plot", plot) else None
-        return self._analyze(model, layers, options, base_model, progress, see)
+        return self._analyze(see, model, layers, base_model, progress, options)
+
+    def analyze_each(
+        self,
+        see: Callable[[analysis.Row], None],
+        model: ModelLike | None = None,
+        layers: LayerFilter = None,
+        base_model: ModelLike | None = None,
+        progress: ProgressOption = False,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """`analyze`, and give each row to a function, together with the spectra behind it, as soon as it is finished.
+
+        Spectra are freed after that: what is not kept by the function costs no memory.
+
+        Args:
+            see: called in this thread, in the order in which layers are finished. The row holds under `analysis.KEPT`
+                an `analysis.Kept`, where the layer could be analysed.
+            model, layers, base_model, progress: as in `analyze`.
+            options: its others but plot and savefig.
+
+        Returns:
+            As `analyze`.
+
+        Raises:
+            OptionError: an option that can't be.
+            ModelError: the model can't be opened.
+        """
+        for name in options:
+            if name not in _OPTIONS:
+                raise OptionError(f"{name}: there is no such option; {nearest(name, list(_OPTIONS))}")
+        return self._analyze(see, model, layers, base_model, progress, options)
 
     def _analyze(
         self,
+        see: Callable[[analysis.Row], None] | None,
         model: ModelLike | None,
         layers: LayerFilter,
-        given: dict[str, Any],
         base_model: ModelLike | None,
         progress: ProgressOption,
-        see: Callable[[analysis.Row], None] | None,
+        given: dict[str, Any],
     ) -> pd.DataFrame:
-        """`analyze`; `see` is given each row with the spectra behind it, in the order in which layers are finished."""
         import pandas as pd
 
         options = Options.make(base=base_model is not None, keep=see is not None, **given)
         chosen = self._select(model, layers, options, base_model)
         self._analyzed = options, chosen
-        logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
+        self.logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
 
         def complete(layer: WeightLayer, prepared: analysis.Prepared) -> list[analysis.Row]:
             rows = analysis.complete(layer, prepared, options)
-            for row in rows if see else ():
-                see(row)
-                row.pop(analysis.KEPT, None)
+            if see is not None:
+                for row in rows:
+                    see(row)
+                    row.pop(analysis.KEPT, None)
             return rows
 
         with reporter(progress) as report:
@@ -224,7 +257,7 @@ class WeightWatcher:
         self._details = details
         self._note = analysis.folding_note(sum(layer.folded for layer in chosen), len(chosen))
         if self._note:
-            logger.warning(self._note)
+            self.logger.warning(self._note)
         return details
 
     def plot(
@@ -262,7 +295,8 @@ class WeightWatcher:
         one = filters.one(layers, layer)
         if needed and not options.allows(needed):
             raise OptionError(f"kind={kind!r}: {needed} contradicts the options of the last analysis")
-        options = replace(options, keep=True, **({needed: True} if needed else {}))
+        more: dict[str, Any] = {needed: True} if needed else {}
+        options = replace(options, keep=True, **more)
         if self._drawn is None or self._drawn[:2] != (one, options):
             self._drawn = one, options, analysis.analyze_layer(one, options)
         rows = self._drawn[2]
@@ -293,6 +327,30 @@ class WeightWatcher:
                     notebook.show(figure)
 
         return see
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        model: ModelLike | None = None,
+        progress: ProgressOption = False,
+        **options: Any,
+    ) -> None:
+        """Write a report of the model: one HTML file; `wwonnx.write_report` documents it, and takes several models.
+
+        Args:
+            path: the file to write.
+            model: report on this one from now on.
+            progress: as in `analyze`.
+            options: of `analyze`.
+
+        Raises:
+            OptionError: an option that can't be, or a file that can't be written.
+            ModelError: the model can't be opened.
+        """
+        from . import reporting
+
+        self._open(model)
+        reporting.write([self], path, progress, **options)
 
     def describe(
         self,
@@ -556,6 +614,11 @@ class WeightWatcher:
 
     get_Weights = get_weights
 
+    @property
+    def label(self) -> str:
+        """What messages call the model: its path, or its kind where it was built in memory."""
+        return self._opened().label
+
     def sha256(self) -> str | None:
         """Hash of the model's file, external data not included; None for a model that was built in memory."""
         return self._opened().sha256()
@@ -628,7 +691,7 @@ class WeightWatcher:
         rows += [{**vars(skip), "shape": list(skip.shape)} for skip in walk.skipped]
         self._skipped = rows
         if rows:
-            logger.info("%d weights are left out; get_skipped() lists them with the reasons", len(rows))
+            self.logger.info("%d weights are left out; get_skipped() lists them with the reasons", len(rows))
         return [layer for layer, reason in reasons if not reason]
 
 

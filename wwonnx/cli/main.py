@@ -18,6 +18,7 @@ _COMMANDS = {
     "describe": "The layers of a model, without reading them.",
     "inventory": "Every constant, and the layer it became or why not.",
     "distances": "How far the layers of two models are from each other.",
+    "report": "One HTML file: verdict, correlation flow, every layer's spectrum.",
     "smooth": "Cut weights down to their signal, in a new model.",
 }
 

@@ -34,7 +34,7 @@ class LayerFigure(Figure):
     def png(self) -> bytes:
         """The figure as a PNG file."""
         file = io.BytesIO()
-        FigureCanvasAgg(self).print_png(file)
+        self.savefig(file, format="png", dpi="figure", facecolor="white")
         return file.getvalue()
 
     def _repr_png_(self) -> bytes:
@@ -95,7 +95,8 @@ def remark(ax: Axes, text: str) -> None:
     """A line below the axes, at the left: what the picture does not show."""
     if text:
         plain: Any = {"parse_math": False, "usetex": False, "va": "bottom"}
-        figure = ax.figure
+        figure = ax.get_figure(root=True)
+        assert figure is not None
         figure.text(0.1 / _WIDTH, 0.05 / figure.get_figheight(), _drawable(text, 90), fontsize=7.5, color=GREY, **plain)
 
 

@@ -139,7 +139,7 @@ _RULES: tuple[tuple[str, str, str, str, Callable[[Mapping[str, Any]], bool]], ..
         lambda row: _number(row, "alpha") > MOST and row["num_evals"] >= SHORT_ESD,
     ),
     (
-        "warn",
+        "note",
         "1 layer has correlation traps",
         "{} layers have correlation traps",
         "Even when shuffled, some eigenvalues stand out of the bulk: single outsized weights, or a mean far from zero.",

@@ -18,6 +18,6 @@ def is_running() -> bool:
 
 def show(figure: LayerFigure) -> None:
     """Show a figure below the cell that runs."""
-    from IPython.display import Image, display
+    from IPython import display
 
-    display(Image(data=figure.png()))
+    display.display(figure)

@@ -1,8 +1,8 @@
 """The report: one HTML file that needs nothing else, no network, and for everything but the large plots no script.
 
-What comes from a model's file (its name, the names of layers, reasons) is untrusted. Jinja escapes it in the markup, the
-data for the script is JSON without any character that could end its element, and a content security policy lets no
-script run but the two that are meant.
+What comes from a model's file (the names of layers, reasons) is untrusted. Jinja escapes it in the markup, the data for
+the script is JSON without any character that could end its element, and a content security policy lets no script run
+but the two that are meant.
 """
 
 from __future__ import annotations

@@ -575,12 +575,12 @@ def _log_axis(ax: Axes) -> None:
 
 def _ticks(ax: Axes) -> None:
     """Numbers on a logarithmic axis: powers of ten, or where it spans less than one, plain numbers."""
-    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter
 
     low, high = ax.get_xlim()
     narrow = high / low < 100.0
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
-    ax.xaxis.set_major_formatter(_plain if narrow else LogFormatterSciNotation())
+    ax.xaxis.set_major_formatter(FuncFormatter(_plain) if narrow else LogFormatterSciNotation())
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 

@@ -127,6 +127,8 @@ def flow(
     low = min(0.0, *values) if band is None else min(1.0, *values)
     high = min(most, max(*values, band[1] * 1.15 if band else -math.inf))
     steps = _round_steps(low, high)
+    if steps[-1] < high < most:
+        steps.append(2.0 * steps[-1] - steps[-2])
     low, high = min(low, steps[0]), max(high, steps[-1])
     longest = max(len(layers) for layers in models)
 
@@ -156,7 +158,7 @@ def flow(
 
 
 def _round_steps(low: float, high: float) -> list[float]:
-    """Four to eight round numbers from low to high."""
+    """Two to eight round numbers from low to high."""
     span = (high - low) or 1.0
     unit = 10.0 ** math.floor(math.log10(span / 4.0))
     step = next(unit * factor for factor in (1.0, 2.0, 5.0, 10.0) if span / (unit * factor) <= 7.0)

@@ -132,6 +132,8 @@
   function layout(picture, row, color, logX, logY, narrow) {
     const positive = [...picture.density, ...(picture.tail ? picture.tail[1] : [])].filter((value) => value > 0);
     const top = Math.max(...picture.density), least = Math.min(...positive);
+    const decades = (from, to) => ({ dtick: to - from > 1.6 ? 1 : "D2", minor: { ticks: "outside", ticklen: 4, showgrid: false } });
+    const logarithmic = (from, to) => ({ type: "log", range: [from, to], ...decades(from, to) });
     const axis = (title, extra) => ({
       title: { text: title }, gridcolor: color("rule"), zerolinecolor: color("rule"), linecolor: color("rule"), exponentformat: "power", ...extra,
     });
@@ -143,10 +145,10 @@
     return {
       paper_bgcolor: color("paper"), plot_bgcolor: color("paper"), bargap: 0, shapes, hovermode: "closest",
       font: { color: color("ink"), family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 13 },
-      margin: { l: 62, r: 12, t: 8, b: 48 },
+      margin: { l: 62, r: 12, t: 34, b: 48 },
       legend: narrow ? { orientation: "h", y: -0.2 } : { x: 1, xanchor: "right", y: 1, bgcolor: color("paper"), bordercolor: color("rule"), borderwidth: 1 },
-      xaxis: axis("eigenvalue λ", logX ? { type: "log", range: [Math.log10(picture.low) - 0.05, Math.log10(high)] } : { range: [0, high] }),
-      yaxis: axis("density ρ(λ)", logY ? { type: "log", range: [Math.log10(least) - 0.3, Math.log10(top) + 0.9] } : { range: [0, top * 1.1] }),
+      xaxis: axis("eigenvalue λ", logX ? logarithmic(Math.log10(picture.low) - 0.05, Math.log10(high)) : { range: [0, high] }),
+      yaxis: axis("density ρ(λ)", logY ? logarithmic(Math.log10(least) - 0.3, Math.log10(top) + 0.9) : { range: [0, top * 1.1] }),
     };
   }
 
