@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from .analysis import KEPT, Row
 from .errors import OptionError
 from .files import write_whole
+from .graph.words import clean
 from .options import Options
 from .report import page
 from .report.pictures import Picture, picture
@@ -94,7 +95,7 @@ def save(reports: Sequence[page.ModelReport], target: Path) -> None:
 
 
 def short_labels(labels: Sequence[str]) -> list[str]:
-    """What to call models: the names of their files where they differ, else paths, and a number where those are equal."""
+    """What to call models: their files' names where those differ, else their paths, numbered where those are equal."""
     names = [os.path.basename(label) for label in labels]
     short = [name if names.count(name) == 1 else label for name, label in zip(names, labels, strict=True)]
     seen: Counter[str] = Counter()
@@ -124,6 +125,7 @@ def examine(watcher: WeightWatcher, label: str, progress: ProgressOption = False
     rows: list[Row] = [{str(name): value for name, value in row.items()} for row in details.to_dict("records")]
     effective = asdict(Options.make(base=base is not None, **own))
     shown = {name: value for name, value in effective.items() if name not in ("base", "keep")}
+    base_label = "none" if base is None else clean(base) if isinstance(base, (str, os.PathLike)) else "in memory"
     return page.ModelReport(
         label=label,
         sha256=watcher.sha256(),
@@ -133,6 +135,5 @@ def examine(watcher: WeightWatcher, label: str, progress: ProgressOption = False
         skipped=[{str(name): value for name, value in row.items()} for row in watcher.get_skipped().to_dict("records")],
         note=watcher.get_note(),
         share=of_all,
-        options={"layers": options.get("layers") or "all", "base_model": "none" if base is None else str(base)[:80]}
-        | shown,
+        options={"layers": options.get("layers") or "all", "base_model": base_label} | shown,
     )
