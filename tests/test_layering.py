@@ -21,7 +21,7 @@ LAYERS = (
     {"graph", "spectral", "converters"},
     {"analysis", "columns", "derive", "tails"},
     {"execute", "report"},
-    {"watcher", "comparison", "legacy", "reporting", "smoothing", "advice"},
+    {"watcher", "compare", "correlation", "distances", "legacy", "reporting", "smoothing", "advice"},
     {"cli"},
     {"__init__", "__main__"},
 )

@@ -7,6 +7,7 @@ Importing the package is fast and changes nothing: no framework is imported, no 
 """
 
 from .advice import advise
+from .compare import Comparison, compare
 from .errors import ConversionError, ModelError, OptionError, UnsafeModelError, WeightError, WwonnxError
 from .layer import LAYER_TYPE
 from .reporting import write_report
@@ -15,6 +16,7 @@ from .watcher import WeightWatcher, analyze, describe
 
 __all__ = [
     "LAYER_TYPE",
+    "Comparison",
     "ConversionError",
     "ModelError",
     "OptionError",
@@ -25,6 +27,7 @@ __all__ = [
     "__version__",
     "advise",
     "analyze",
+    "compare",
     "describe",
     "write_report",
 ]

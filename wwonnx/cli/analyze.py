@@ -41,7 +41,7 @@ def command(
     **options: Any,
 ) -> int:
     """Compute the metrics of each layer of one or more ONNX models."""
-    options = shared.arguments(layers, detx, **options)
+    options = shared.analysis_options(layers, detx, options)
     bar = shared.shows_progress(progress)
     if savefig is not None and not plot:
         raise OptionError("--savefig belongs to --plot: give that too, or drop it")

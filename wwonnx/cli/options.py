@@ -124,13 +124,6 @@ progress = click.option(
 )
 
 
-def arguments(layers: tuple[str, ...], detx: bool, **options: Any) -> dict[str, Any]:
-    """The arguments of `WeightWatcher.analyze` that these options stand for."""
-    options |= {"layers": layer_filter(layers), "detX": detx, "intra": options["intra"] or False}
-    options["peft"] = {None: False, "updates": True}.get(options["peft"], options["peft"])
-    return options
-
-
 def shows_progress(progress: bool | None) -> bool:
     """Whether to draw a bar: on a terminal, unless told otherwise."""
     return sys.stderr.isatty() if progress is None else progress
@@ -140,3 +133,10 @@ def layer_filter(texts: tuple[str, ...]) -> list[int | str] | None:
     """The filter that --layers stands for: whole numbers are ids, the rest names, patterns or types."""
     items = [item.strip() for text in texts for item in text.split(",") if item.strip()]
     return [int(item) if re.fullmatch(r"-?\d+", item) else item for item in items] or None
+
+
+def analysis_options(layers: tuple[str, ...], detx: bool, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `WeightWatcher.analyze` that `selection` and `metrics` stand for."""
+    intra = given["intra"] or False
+    peft = {None: False, "updates": True}.get(given["peft"], given["peft"])
+    return given | {"layers": layer_filter(layers), "detX": detx, "intra": intra, "peft": peft}

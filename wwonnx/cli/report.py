@@ -38,7 +38,7 @@ def command(
     from .. import reporting
 
     target = reporting.writable(output)
-    options = shared.arguments(layers, detx, **options)
+    options = shared.analysis_options(layers, detx, options)
     # What was not chosen is left to the report.
     options = {name: value for name, value in options.items() if value is not None}
     bar = shared.shows_progress(progress)
