@@ -18,6 +18,6 @@ def is_running() -> bool:
 
 def show(figure: LayerFigure) -> None:
     """Show a figure below the cell that runs."""
-    from IPython import display
+    from IPython.display import display
 
-    display.display(figure)
+    display(figure)  # type: ignore[no-untyped-call]
