@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ from wwonnx.spectral.power_law import fit_power_law
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
-sys.path.insert(0, str(Path(__file__).parent))
-
 import torch_models  # noqa: E402
 from torch import nn  # noqa: E402
 

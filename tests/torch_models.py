@@ -17,8 +17,8 @@ class Cnn(nn.Module):
         self.stem = nn.Conv2d(3, width, 3, padding=1)
         self.deep = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
         self.grouped = nn.Conv2d(width, width, 3, padding=1, groups=2)
-        self.up = nn.ConvTranspose2d(width, width, 2, stride=2)
-        self.along = nn.Conv1d(width, 2 * width, 3)
+        self.up = nn.ConvTranspose2d(width, width + 2, 2, stride=2)
+        self.along = nn.Conv1d(width + 2, 2 * width, 3)
         self.volume = nn.Conv3d(1, 4, (2, 3, 3))
         self.head = nn.Linear(2 * width, 10)
 
