@@ -90,6 +90,17 @@ def test_by_default_the_folder_is_weightwatchers(
     assert len(list((tmp_path / "ww-img").iterdir())) == 5
 
 
+def test_the_old_interface_draws_each_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wwonnx import legacy
+
+    monkeypatch.chdir(tmp_path)
+    watcher = legacy.WeightWatcher(conv_model({"conv": gaussian(60, 50, 1, 2)}))
+    plain = watcher.analyze(compute_alphas=True)
+    assert not list(tmp_path.iterdir())
+    assert watcher.analyze(compute_alphas=True, plot=True) == plain
+    assert len(list((tmp_path / "ww-img").iterdir())) == 10
+
+
 @pytest.mark.parametrize("kind", plots.KINDS)
 @pytest.mark.parametrize("layer", ["good", "square", "zero"])
 def test_every_kind_draws_every_layer(model: onnx.ModelProto, layer: str, kind: str) -> None:
