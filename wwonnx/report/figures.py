@@ -24,7 +24,7 @@ BLUE, SKY, VERMILLION, ORANGE, GREEN, PURPLE = "#0072B2", "#56B4E9", "#D55E00", 
 GREY = "#6b6b6b"
 _WIDTH, _HEIGHT, _DPI = 6.8, 4.6, 110
 #: Inches around the axes: fixed, since searching for them draws every figure twice.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 0.78, 0.2, 0.72, 0.64
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.92, 0.2, 0.72, 0.64
 _LONGEST_TITLE = 64
 
 

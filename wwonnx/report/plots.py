@@ -574,14 +574,15 @@ def _log_axis(ax: Axes) -> None:
 
 
 def _ticks(ax: Axes) -> None:
-    """Numbers on a logarithmic axis: powers of ten, or where it spans less than one, plain numbers."""
+    """Numbers on logarithmic axes: powers of ten, or plain numbers where an axis spans less than two of them."""
     from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter
 
-    low, high = ax.get_xlim()
-    narrow = high / low < 100.0
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
-    ax.xaxis.set_major_formatter(FuncFormatter(_plain) if narrow else LogFormatterSciNotation())
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        if axis.get_scale() == "log":
+            narrow = high / low < 100.0
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+            axis.set_major_formatter(FuncFormatter(_plain) if narrow else LogFormatterSciNotation())
+            axis.set_minor_formatter(NullFormatter())
 
 
 def _plain(value: float, _position: int | None) -> str:
