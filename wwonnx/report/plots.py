@@ -269,13 +269,13 @@ def _alpha(layer: _Layer) -> LayerFigure:
     if not scan.x.size:
         return _blank(layer, str(layer.row["reason"]))
     x = layer.kept.fitted
-    followers = x.size - np.searchsorted(x, scan.x)
+    followers = x.size - _left_out(layer) - np.searchsorted(x, scan.x)
     sigma = (scan.alphas - 1.0) / np.sqrt(followers)
     ax.axhspan(2.0, 6.0, color=f.GREEN, alpha=0.10, linewidth=0, label="2 to 6: well trained")
     ax.fill_between(
         scan.x, scan.alphas - sigma, scan.alphas + sigma, color=f.SKY, alpha=0.45, linewidth=0, label="± standard error"
     )
-    ax.plot(scan.x, scan.alphas, color=f.BLUE, linewidth=1.3, label="α of the tail from there on")
+    ax.plot(scan.x, scan.alphas, color=f.BLUE, linewidth=1.3, label="α of the power law from there on")
     alpha = layer.number("alpha")
     if layer.has_fit:
         _xmin_line(ax, layer)
@@ -518,9 +518,12 @@ def _blank(layer: _Layer, reason: str) -> LayerFigure:
 
 def _scan(layer: _Layer) -> Scan:
     """Alpha and D over xmin; the eigenvalues that the fit left out at the top are left out here too."""
-    x, xmax = layer.kept.fitted, layer.number("xmax")
-    above = int(np.count_nonzero(x > xmax)) if layer.has_fit else 0
-    return power_law_scan(x, above, _DIFFERENCES)
+    return power_law_scan(layer.kept.fitted, _left_out(layer), _DIFFERENCES)
+
+
+def _left_out(layer: _Layer) -> int:
+    """How many of the largest eigenvalues the fit left out."""
+    return int(np.count_nonzero(layer.kept.fitted > layer.number("xmax"))) if layer.has_fit else 0
 
 
 def _fit_words(layer: _Layer) -> str:
