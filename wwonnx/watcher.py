@@ -286,7 +286,7 @@ class WeightWatcher:
         from .report import plots
 
         plots.require()
-        needed = plots.kind_of(kind).option
+        needed = plots.KINDS[plots.kind_of(kind)].option
         self._open(model)
         if self._analyzed is None:
             options = Options()

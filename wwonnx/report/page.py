@@ -25,6 +25,7 @@ from ..graph.words import clean
 from ..version import versions
 from . import findings, svg
 from .pictures import Picture, as_json
+from .plot_ids import plot_id
 from .tables import number
 
 _FOLDER = Path(__file__).with_name("templates")
@@ -143,7 +144,7 @@ def _model(model: ModelReport) -> dict[str, Any]:
         "rows": [
             {
                 "row": row,
-                "id": _plot_id(row),
+                "id": plot_id(row),
                 "flags": findings.flags(row),
                 "thumbnail": svg.thumbnail(shown, float(row["xmin"])) if shown else None,
             }
@@ -154,7 +155,7 @@ def _model(model: ModelReport) -> dict[str, Any]:
 
 def _flows(models: Sequence[ModelReport]) -> list[svg.Panel]:
     def of(metric: str) -> list[list[tuple[str, float]]]:
-        return [[(f"{_plot_id(row)} {row['name']}", float(row[metric])) for row in model.rows] for model in models]
+        return [[(f"{plot_id(row, ':')} {row['name']}", float(row[metric])) for row in model.rows] for model in models]
 
     panels = (
         svg.flow("α", of("alpha"), band=(findings.LEAST, findings.MOST), most=_MOST_ALPHA),
@@ -169,7 +170,7 @@ def _data(model: ModelReport) -> dict[str, Any]:
         "label": model.label,
         "rows": [
             {
-                "id": _plot_id(row),
+                "id": plot_id(row),
                 "row": {name: _plain(value) for name, value in row.items()},
                 "flags": findings.flags(row),
                 "picture": as_json(shown) if shown else None,
@@ -177,10 +178,6 @@ def _data(model: ModelReport) -> dict[str, Any]:
             for row, shown in zip(model.rows, model.pictures, strict=True)
         ],
     }
-
-
-def _plot_id(row: Mapping[str, Any]) -> str:
-    return f"{row['layer_id']}:{row['slice_id']}" if "slice_id" in row else str(row["layer_id"])
 
 
 def _plain(value: Any) -> Any:
