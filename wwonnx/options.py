@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .errors import OptionError
+from .spectral.solver import DEVICES, SVD_METHODS, Solver
 
 #: Defaults that are WeightWatcher's too.
 MIN_EVALS = 8
@@ -66,6 +67,8 @@ class Options:
         split_qkv: three layers of a packed query, key and value projection.
         groups: "stack" reads a grouped convolution as one matrix per kernel position, "split" as one per group too.
         base: whether a base model is subtracted.
+        device: what computes eigenvalues: "cpu", "torch", "cuda" or "mps".
+        svd_method: "accurate", in float64, or "fast", in float32 where the tail stays as it is.
     """
 
     min_evals: int = MIN_EVALS
@@ -103,6 +106,8 @@ class Options:
     split_qkv: bool = False
     groups: str = "stack"
     base: bool = False
+    device: str = "cpu"
+    svd_method: str = "accurate"
 
     @classmethod
     def make(cls, *, ww2x: bool = False, ERG: bool = False, channels: None = None, **given: Any) -> Options:
@@ -149,6 +154,15 @@ class Options:
                     raise OptionError(f"fit={self.fit!r} and {name} contradict each other; drop one of them")
             if self.estimator != "mle":
                 raise OptionError(f"fit={self.fit!r} and estimator={self.estimator!r} contradict each other; drop one")
+        if self.svd_method == "fast":
+            for name in ("inverse", "deltas", "intra", "conv2d_fft"):
+                if getattr(self, name):
+                    raise OptionError(
+                        f"svd_method='fast' and {name} contradict each other: float32 can't resolve the small "
+                        "eigenvalues; drop one of them"
+                    )
+        if self.device == "mps" and self.svd_method != "fast":
+            raise OptionError("device='mps': Apple's GPUs have no float64; give svd_method='fast' too, or device='cpu'")
         if self.sparsify and not self.intra:
             raise OptionError("sparsify belongs to intra: give intra=True too, or drop it")
 
@@ -157,6 +171,11 @@ class Options:
         if self.rand_replicas is not None:
             return self.rand_replicas
         return 20 if M < 512 else 10 if M < 2048 else 5
+
+    @property
+    def solver(self) -> Solver:
+        """What computes eigenvalues."""
+        return Solver(self.device, self.svd_method == "fast")
 
     @property
     def ignore_largest(self) -> int:
@@ -280,6 +299,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "subsample": partial(_word, known=("farms",)),
     "fix_fingers": partial(_word, known=FINGERS),
     "groups": partial(choice, known=GROUPS),
+    "device": partial(choice, known=DEVICES),
+    "svd_method": partial(choice, known=SVD_METHODS),
     "intra": lambda name, value: _flag_or(name, value, *ALIGNMENTS),
     "peft": lambda name, value: _flag_or(name, value, "with_base"),
     **dict.fromkeys(

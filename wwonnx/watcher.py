@@ -119,6 +119,8 @@ class WeightWatcher:
         split_qkv: bool = False,
         groups: str = "stack",
         channels: None = None,
+        device: str = "cpu",
+        svd_method: str = "accurate",
         progress: ProgressOption = False,
     ) -> pd.DataFrame:
         """Compute the metrics of each layer.
@@ -170,6 +172,10 @@ class WeightWatcher:
             groups: "stack" reads a grouped convolution as WeightWatcher does, one (out x in/groups) matrix per kernel
                 position; "split" gives each group its own, whose spectra together are the map's true one.
             channels: only for WeightWatcher's sake: an ONNX operator says which axis is which.
+            device: what computes eigenvalues: "cpu", numpy; "torch", PyTorch on the CPU; "cuda" or "mps", PyTorch on an
+                accelerator. All but "cpu" need the extra [torch].
+            svd_method: "accurate", in float64; "fast", layers of M = 256 and more in float32, those whose tail that
+                would touch in float64 again. Adds esd_error, a bound of the error of every eigenvalue.
             progress: True for a bar on stderr, or a function that takes each execute.local.Progress.
 
         Returns:
@@ -184,6 +190,7 @@ class WeightWatcher:
         import pandas as pd
 
         options = Options.make(base=base_model is not None, **{name: given[name] for name in _OPTIONS})
+        analysis.check_device(options)
         chosen = self._select(model, layers, options, base_model)
         self.logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
         with reporter(progress) as report:
