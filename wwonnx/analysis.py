@@ -24,6 +24,7 @@ from .spectral.null import alpha_null, jensen_shannon_distance, shuffle_test
 from .spectral.power_law import PowerLaw
 from .spectral.randomize import permuted
 from .spectral.resolution import tail_resolved
+from .spectral.solver import Solver
 from .spectral.trace_log import trace_log
 from .spectral.transforms import convolution_spectrum, fft, glorot_factor, spacing_metrics
 from .spectral.vectors import vector_metrics
@@ -247,7 +248,8 @@ def _spectra(layers: Sequence[WeightLayer], options: Options) -> list[Spectrum |
 def _spectra_of(wanted: Sequence[tuple[WeightLayer, Load]], options: Options) -> list[Spectrum | WeightError]:
     plain = [(layer, load) for layer, load in wanted if not _on_an_image(layer, options)]
     loads = [partial(_transformed, load, options) for _, load in plain]
-    together = iter(spectra(loads, [layer.eps for layer, _ in plain], options.solver))
+    solver = Solver(options.device, options.svd_method == "fast")
+    together = iter(spectra(loads, [layer.eps for layer, _ in plain], solver))
     found: list[Spectrum | WeightError] = []
     for layer, load in wanted:
         if not _on_an_image(layer, options):
@@ -303,8 +305,9 @@ def _metrics(case: _Case) -> Row:
         "rank_loss": own.rank_loss,
         "weak_rank_loss": own.weak_rank_loss,
         "has_esd": True,
-        "esd_error": case.spectrum.error,
     }
+    if options.svd_method == "fast":
+        row["esd_error"] = case.spectrum.error
     if not case.spectrum.ranked:
         row |= dict.fromkeys(("sv_min", "matrix_rank", "rank_loss"), np.nan)
         row["weak_rank_loss"] = own.weak_rank_loss if case.spectrum.error < options.tolerance else np.nan

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from .errors import OptionError
-from .spectral.solver import DEVICES, SVD_METHODS, Solver
 
 #: Defaults that are WeightWatcher's too.
 MIN_EVALS = 8
@@ -26,6 +25,9 @@ ALIGNMENTS = ("size", "flow")
 FITS = ("PL", "TPL", "E_TPL")
 ESTIMATORS = ("mle", "hill")
 FINGERS = ("xmin_peak", "clip_xmax")
+#: "cpu": numpy and LAPACK; "torch": PyTorch on the CPU; "cuda", "mps": PyTorch on an accelerator.
+DEVICES = ("cpu", "torch", "cuda", "mps")
+SVD_METHODS = ("accurate", "fast")
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,6 @@ class Options:
         if self.rand_replicas is not None:
             return self.rand_replicas
         return 20 if M < 512 else 10 if M < 2048 else 5
-
-    @property
-    def solver(self) -> Solver:
-        """What computes eigenvalues."""
-        return Solver(self.device, self.svd_method == "fast")
 
     @property
     def ignore_largest(self) -> int:

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..options import ESTIMATORS, FINGERS, FITS, GROUPS, MIN_EVALS, TOLERANCE
-from ..spectral.solver import DEVICES, SVD_METHODS
+from ..options import DEVICES, ESTIMATORS, FINGERS, FITS, GROUPS, MIN_EVALS, SVD_METHODS, TOLERANCE
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -8,10 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: "cpu": numpy and LAPACK; "torch": PyTorch on the CPU; "cuda", "mps": PyTorch on an accelerator.
-DEVICES = ("cpu", "torch", "cuda", "mps")
-SVD_METHODS = ("accurate", "fast")
-
 #: Below this M float32 saves nothing that one would notice.
 _FAST_FROM = 256
 #: How many units of eps * |G|_F rounding moves an eigenvalue. The largest seen were 8 in float32 (4096 x 1024 Gaussian
@@ -24,7 +20,7 @@ class Solver:
     """What computes eigenvalues.
 
     Attributes:
-        device: one of DEVICES.
+        device: "cpu" for numpy and LAPACK, "torch" for PyTorch on the CPU, "cuda" or "mps" for it on an accelerator.
         fast: Gram matrices and eigenvalues in float32.
     """
 
