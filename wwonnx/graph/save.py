@@ -219,7 +219,8 @@ def save_model(model: ir.Model, output: Path, data: DataFile, most_inline: int |
         model: its tensors are put into the files as they are written.
         output: the model's file.
         data: the file for its external data.
-        most_inline: of more bytes in memory than that (None: than protobuf can write), all but the smallest tensors go to the data file.
+        most_inline: of more bytes in memory than that, all but the smallest tensors go to the data file; None for what
+            protobuf can write.
 
     Raises:
         ModelError: external data is missing.
