@@ -25,6 +25,9 @@ ALIGNMENTS = ("size", "flow")
 FITS = ("PL", "TPL", "E_TPL")
 ESTIMATORS = ("mle", "hill")
 FINGERS = ("xmin_peak", "clip_xmax")
+#: "cpu": numpy and LAPACK; "torch": PyTorch on the CPU; "cuda", "mps": PyTorch on an accelerator.
+DEVICES = ("cpu", "torch", "cuda", "mps")
+SVD_METHODS = ("accurate", "fast")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Options:
         groups: "stack" reads a grouped convolution as one matrix per kernel position, "split" as one per group too.
         base: whether a base model is subtracted.
         keep: whether rows carry the spectra behind them (analysis.KEPT), for pictures.
+        device: what computes eigenvalues: "cpu", "torch", "cuda" or "mps".
+        svd_method: "accurate", in float64, or "fast", in float32 where the tail stays as it is.
     """
 
     min_evals: int = MIN_EVALS
@@ -105,6 +110,8 @@ class Options:
     groups: str = "stack"
     base: bool = False
     keep: bool = False
+    device: str = "cpu"
+    svd_method: str = "accurate"
 
     @classmethod
     def make(cls, *, ww2x: bool = False, ERG: bool = False, channels: None = None, **given: Any) -> Options:
@@ -162,6 +169,15 @@ class Options:
                     raise OptionError(f"fit={self.fit!r} and {name} contradict each other; drop one of them")
             if self.estimator != "mle":
                 raise OptionError(f"fit={self.fit!r} and estimator={self.estimator!r} contradict each other; drop one")
+        if self.svd_method == "fast":
+            for name in ("inverse", "deltas", "intra", "conv2d_fft"):
+                if getattr(self, name):
+                    raise OptionError(
+                        f"svd_method='fast' and {name} contradict each other: float32 can't resolve the small "
+                        "eigenvalues; drop one of them"
+                    )
+        if self.device == "mps" and self.svd_method != "fast":
+            raise OptionError("device='mps': Apple's GPUs have no float64; give svd_method='fast' too, or device='cpu'")
         if self.sparsify and not self.intra:
             raise OptionError("sparsify belongs to intra: give intra=True too, or drop it")
 
@@ -293,6 +309,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "subsample": partial(_word, known=("farms",)),
     "fix_fingers": partial(_word, known=FINGERS),
     "groups": partial(choice, known=GROUPS),
+    "device": partial(choice, known=DEVICES),
+    "svd_method": partial(choice, known=SVD_METHODS),
     "intra": lambda name, value: _flag_or(name, value, *ALIGNMENTS),
     "peft": lambda name, value: _flag_or(name, value, "with_base"),
     **dict.fromkeys(

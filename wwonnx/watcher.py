@@ -124,6 +124,8 @@ class WeightWatcher:
         channels: None = None,
         plot: bool = False,
         savefig: bool | str | os.PathLike[str] = True,
+        device: str = "cpu",
+        svd_method: str = "accurate",
         progress: ProgressOption = False,
     ) -> pd.DataFrame:
         """Compute the metrics of each layer.
@@ -178,6 +180,10 @@ class WeightWatcher:
             plot: draw each layer: its ESD on three kinds of axes, D and alpha against xmin, and what the options detX,
                 mp_fit, randomize, deltas and vectors add. In a notebook the pictures are shown.
             savefig: the folder for their PNG files, `ww.layer3.esd.png` and so on; True for "ww-img", False for none.
+            device: what computes eigenvalues: "cpu", numpy; "torch", PyTorch on the CPU; "cuda" or "mps", PyTorch on an
+                accelerator. All but "cpu" need the extra [torch].
+            svd_method: "accurate", in float64; "fast", layers of M = 256 and more in float32, those whose tail that
+                would touch in float64 again. Adds esd_error, a bound of the error of every eigenvalue.
             progress: True for a bar on stderr, or a function that takes each execute.local.Progress.
 
         Returns:
@@ -236,6 +242,7 @@ class WeightWatcher:
         import pandas as pd
 
         options = Options.make(base=base_model is not None, keep=see is not None, **given)
+        analysis.check_device(options)
         chosen = self._select(model, layers, options, base_model)
         self._analyzed = options, chosen
         self.logger.info("analysing %d layers of %s", len(chosen), self._opened().label)

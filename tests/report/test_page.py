@@ -71,6 +71,7 @@ def test_the_page_says_what_the_analysis_says(digits: Path, tmp_path: Path) -> N
     text = " ".join(page.text.split())
     judged = details[details.num_evals >= 50]
     good = int(judged.alpha.between(2, 6).sum())
+    assert not (judged.status == "random-like").any()
     assert f"{good} of {len(judged)} layers well trained" in text
     for value in (*details.alpha, *ww.WeightWatcher(digits).analyze().log_norm):
         assert f"{value:.3f}" in text
@@ -215,11 +216,15 @@ def row(alpha: float, num_evals: int = 100, status: str = "success", **more: obj
         ([row(np.nan, status="failed")], "note", "No verdict: no layer has a power law"),
         ([], "note", "No verdict: no layer has a power law"),
         ([row(2.0), row(6.0)], "good", "2 of 2 layers well trained"),
+        ([row(3.0), row(3.0, status="random-like")], "warn", "1 of 2 layers well trained, 1 like random"),
     ],
 )
 def test_verdicts(rows: list[dict[str, object]], level: str, headline: str) -> None:
     found = findings.verdict(rows)
     assert (found.level, found.headline) == (level, headline)
+    folded = findings.verdict(rows, folded=True)
+    assert folded.level == ("warn" if level == "good" else level)
+    assert folded.headline == headline
 
 
 def test_findings_name_their_layers() -> None:

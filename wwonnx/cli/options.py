@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..options import ESTIMATORS, FINGERS, FITS, GROUPS, MIN_EVALS, TOLERANCE
+from ..options import DEVICES, ESTIMATORS, FINGERS, FITS, GROUPS, MIN_EVALS, SVD_METHODS, TOLERANCE
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -96,6 +96,14 @@ _metrics = _apply(
     click.option("--inverse", is_flag=True, help="Analyse the spectrum of 1 / eigenvalue."),
     click.option(
         "--tolerance", type=float, default=TOLERANCE, show_default=True, help="Eigenvalues below it: weak_rank_loss."
+    ),
+    click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True, help="For eigenvalues."),
+    click.option(
+        "--svd-method",
+        type=click.Choice(SVD_METHODS),
+        default="accurate",
+        show_default=True,
+        help="Eigenvalues in float64, or (fast) in float32 where no tail is touched.",
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="For everything random."),
 )

@@ -45,16 +45,24 @@ class Verdict:
     detail: str
 
 
-def verdict(rows: Sequence[Mapping[str, Any]]) -> Verdict:
-    """Judge by alpha the layers that have a tail worth fitting; those with a short ESD only where there is no other."""
+def verdict(rows: Sequence[Mapping[str, Any]], folded: bool = False) -> Verdict:
+    """Judge by alpha the layers that have a tail worth fitting; those with a short ESD only where there is no other.
+
+    A layer that can't be told from its own shuffled weights is not well trained, whatever its alpha.
+
+    Args:
+        rows: of one analysis.
+        folded: whether BatchNormalizations were folded into weights, so that no alpha is that of training.
+    """
     fitted = [row for row in rows if math.isfinite(row["alpha"])]
     long = [row for row in fitted if row["num_evals"] >= SHORT_ESD]
     judged = long or fitted
     if not judged:
         return Verdict("note", "No verdict: no layer has a power law", "None has a tail that can be fitted.")
-    over = sum(row["alpha"] < LEAST for row in judged)
-    under = sum(row["alpha"] > MOST for row in judged)
-    good = len(judged) - over - under
+    told = [row for row in judged if row["status"] != "random-like"]
+    over = sum(row["alpha"] < LEAST for row in told)
+    under = sum(row["alpha"] > MOST for row in told)
+    good, random = len(told) - over - under, len(judged) - len(told)
     share = good / len(judged)
     detail = f"Judged by alpha, {LEAST:g} to {MOST:g} being well trained, on {_layers(len(judged))}"
     left = len(rows) - len(judged)
@@ -66,7 +74,10 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     parts = [f"{good} of {len(judged)} layers well trained"]
     parts += [f"{over} over-trained"] if over else []
     parts += [f"{under} under-trained"] if under else []
-    level = "good" if share >= 0.8 else "warn" if share >= 0.5 else "bad"
+    parts += [f"{random} like random"] if random else []
+    if folded:
+        detail += "; BatchNormalization is folded into weights, which changes their alpha"
+    level = "bad" if share < 0.5 else "warn" if share < 0.8 or folded else "good"
     return Verdict(level if long else "note", ", ".join(parts), detail + ".")
 
 

@@ -136,7 +136,7 @@ def _model(model: ModelReport) -> dict[str, Any]:
     return {
         "label": model.label,
         "sha256": model.sha256,
-        "verdict": findings.verdict(model.rows),
+        "verdict": findings.verdict(model.rows, folded=any(row["folded"] for row in model.rows)),
         "findings": findings.findings(model.rows, model.note),
         "summary": model.summary,
         "share": model.share,
