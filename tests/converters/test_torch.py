@@ -286,6 +286,31 @@ def test_integers_stay_in_their_range() -> None:
     assert verify.DIFFERENCE in model.metadata_props
 
 
+def test_bilinear_has_a_matrix_for_each_output() -> None:
+    found = find(to_onnx(nn.Bilinear(4, 5, 3))).layers
+    assert [(layer.name, layer.matrix_shape) for layer in found] == [(f"weight.{n}", (1, 4, 5)) for n in range(3)]
+
+
+def test_a_subclass_without_its_bases_weight() -> None:
+    class Factored(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 5)
+            del self.weight
+            self.u, self.v = nn.Parameter(torch.randn(5, 2)), nn.Parameter(torch.randn(2, 4))
+
+    assert set(layers(to_onnx(nn.Sequential(Factored())))) == {"0.u", "0.v"}
+
+
+def test_hugging_face_caches_are_left_out() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    module = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=40, **sizes))
+    model = to_onnx(module, {"input_ids": torch.randint(0, 40, (1, 6))}, verify=True)
+    assert module.config.use_cache is True
+    assert len(model.graph.outputs) == 1
+    assert set(layers(model)) == set(layers(to_onnx(module)))
+
+
 # Saving
 
 
@@ -329,7 +354,10 @@ def test_refusals() -> None:
     lazy = nn.Sequential(nn.LazyLinear(4))
     with torch.device("meta"):
         empty = nn.Linear(4, 4)
+    exotic = nn.Module()
+    exotic.register_buffer("w", torch.empty(4, 4, dtype=torch.complex32))
     cases: list[tuple[Any, Any, str]] = [
+        (exotic, None, "'w' is of type torch.complex32"),
         (lazy, None, "'0.weight' is not initialised"),
         (empty, None, "'weight' is on the meta device"),
         (quantised, None, "is quantised"),
