@@ -301,6 +301,33 @@ def test_a_subclass_without_its_bases_weight() -> None:
     assert set(layers(to_onnx(nn.Sequential(Factored())))) == {"0.u", "0.v"}
 
 
+@pytest.mark.filterwarnings("ignore")  # peft's and bitsandbytes' own
+@pytest.mark.parametrize("mode", MODES)
+def test_lora_updates(mode: str) -> None:
+    """Factors of an adapter, under their names; analysed as the update that they make."""
+    peft = pytest.importorskip("peft")
+    module = nn.Sequential(nn.Linear(96, 128), nn.ReLU(), nn.Linear(128, 100))
+    adapted = peft.get_peft_model(module, peft.LoraConfig(r=8, lora_alpha=8, target_modules=["0", "2"]))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    expected = effective(adapted)
+    model = to_onnx(adapted, torch.randn(2, 96) if mode == "graph" else None, verify=True)
+    found = layers(model)
+    assert {layer.longname for layer in found.values()} == set(expected)
+    for layer in found.values():
+        assert layer.matrices()[0].tobytes() in (
+            expected[layer.longname].tobytes(),
+            expected[layer.longname].T.tobytes(),
+        )
+    details = ww.WeightWatcher(model=model).analyze(peft=True, min_evals=2)
+    assert len(details) == 2
+    for row, index in zip(details.itertuples(), (0, 2), strict=True):
+        parts = [expected[f"base_model.model.{index}.lora_{factor}.default.weight"] for factor in "BA"]
+        update = parts[0].astype(np.float64) @ parts[1].astype(np.float64)
+        assert np.isclose(row.lambda_max, np.linalg.norm(update, 2) ** 2, rtol=1e-4)
+
+
 def test_hugging_face_caches_are_left_out() -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
