@@ -176,9 +176,10 @@ class Store:
         return list(self._known.values())
 
     def weights(self, name: str, module: torch.nn.Module) -> Weights:
-        """A module's own tensors, each as the module computes with it."""
+        """A module's own tensors, each as the module computes with it; buffers that are not saved are no weights."""
         own = {**module._parameters, **module._buffers}
         computed, parts = _computed(module)
+        parts |= set(module._non_persistent_buffers_set)
         own |= computed
         kept = {key: value for key, value in own.items() if value is not None and key not in parts}
         return {key: Weight(self.tensor(_path(name, key), value)) for key, value in kept.items()}

@@ -286,6 +286,13 @@ def test_integers_stay_in_their_range() -> None:
     assert verify.DIFFERENCE in model.metadata_props
 
 
+def test_buffers_that_are_not_saved_are_no_weights() -> None:
+    module = nn.Sequential(nn.Linear(4, 5))
+    module.register_buffer("mixing", torch.randn(6, 6))
+    module.register_buffer("angles", torch.randn(6, 6), persistent=False)
+    assert set(to_onnx(module, verify=True).graph.initializers) == set(module.state_dict())
+
+
 def test_bilinear_has_a_matrix_for_each_output() -> None:
     found = find(to_onnx(nn.Bilinear(4, 5, 3))).layers
     assert [(layer.name, layer.matrix_shape) for layer in found] == [(f"weight.{n}", (1, 4, 5)) for n in range(3)]
