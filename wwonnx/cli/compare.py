@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -52,7 +51,7 @@ class _Accuracies(NamedTuple):
     help="How to write the result. Default: table, or what the ending of -o says.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
-@click.option("--progress/--no-progress", default=None, help="Progress bar on stderr. Default: only on a terminal.")
+@shared.progress
 def command(
     models: tuple[str, ...],
     accuracy_file: Path | None,
@@ -72,7 +71,7 @@ def command(
     names = _names(models)
     known = _read(accuracy_file, names) if accuracy_file else _Accuracies({}, {})
     options = shared.analysis_options(layers, detx, options)
-    bar = sys.stderr.isatty() if progress is None else progress
+    bar = shared.shows_progress(progress)
     details = {}
     for name, model in zip(names, models, strict=True):
         try:

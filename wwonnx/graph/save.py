@@ -220,14 +220,13 @@ def save_model(model: ir.Model, output: Path, data: DataFile, most_inline: int |
         output: the model's file.
         data: the file for its external data.
         most_inline: of more bytes in memory than that, all but the smallest tensors go to the data file; None for what
-            one file can hold.
+            protobuf can write.
 
     Raises:
         ModelError: external data is missing.
         OSError: the files can't be written.
     """
-    most_inline = _MOST_INLINE if most_inline is None else most_inline
-    crowded = _inline_bytes(model, with_external=False) > most_inline
+    crowded = _inline_bytes(model, with_external=False) > (_MOST_INLINE if most_inline is None else most_inline)
     for tensor, put in list(_slots(model)):
         if isinstance(tensor, ir.ExternalTensor):
             if data.holds(tensor):
