@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConversionError
-from ..graph.words import clean
+from wwonnx.errors import ConversionError
+from wwonnx.graph.words import clean
 from .safetensors_folder import read_json, weight_files
 from .safetensors_header import StoredTensor, read_header
 

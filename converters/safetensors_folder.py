@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConversionError, UnsafeModelError
-from ..graph.words import clean, first_line
+from wwonnx.errors import ConversionError, UnsafeModelError
+from wwonnx.graph.words import clean, first_line
 from .safetensors_header import StoredTensor, read_header
 
 INDEX = ".safetensors.index.json"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConversionError
-from ..graph.words import clean, first_line
+from wwonnx.errors import ConversionError
+from wwonnx.graph.words import clean, first_line
 
 #: The format's own bound on a header, in bytes.
 MOST_BYTES = 100_000_000
