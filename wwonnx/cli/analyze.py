@@ -49,6 +49,6 @@ def command(
 
         note = watcher.get_note()
         extra = {"summary": summary, "notes": [note] if note else [], "skipped": skipped.to_dict("records")}
-        return Result(model, watcher.sha256(), details, extra, show)
+        return Result(model, watcher.sha256, details, extra, show)
 
     return over_models("analyze", models, examine, options, format_, output)

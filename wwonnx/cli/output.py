@@ -34,14 +34,14 @@ class Result:
 
     Attributes:
         model: the model's path.
-        sha256: of the file.
+        sha256: gives the hash of the file or files; it is asked for where it is written, as it may take a while.
         frame: the rows.
         extra: further fields of the JSON object.
         show: prints the table for people.
     """
 
     model: str
-    sha256: str | None
+    sha256: Callable[[], str | None]
     frame: pd.DataFrame
     extra: dict[str, Any]
     show: Callable[[Console], None]
@@ -150,7 +150,7 @@ def _json(command: str, results: list[Result], options: dict[str, Any]) -> str:
         "models": [
             {
                 "model": result.model,
-                "sha256": result.sha256,
+                "sha256": result.sha256(),
                 **{key: _plain(value) for key, value in result.extra.items()},
                 "rows": [_plain(row) for row in result.frame.to_dict("records")],
             }

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-    ModelLike: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+    #: What is opened as ONNX, and what `converters.dispatch` converts first: modules and models of frameworks.
+    ModelLike: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model | Any
 
 _MAGIC = {
     b"PK\x03\x04": "a zip archive (a PyTorch checkpoint or a .keras file?)",
@@ -57,8 +58,8 @@ class Source:
     def sha256(self) -> str | None:
         """Hash of the file that the model was read from, None for a model that was built in memory.
 
-        External data of an .onnx file is not included. Of several files it is the hash of a list: for each its hash, two
-        spaces and its name, in the order of the names, as `sha256sum *` prints it.
+        External data of an .onnx file is not included. Of several files it is the hash of a list: for each its hash,
+        two spaces and its name, in the order of the names, as `sha256sum *` prints it.
 
         Raises:
             ModelError: a file is gone.
