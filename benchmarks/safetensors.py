@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def write_folder(shapes: list[tuple[int, int]], folder: Path, shards: int) -> None:
-    """Write Gaussian weights in bfloat16, `layers.N.weight`, and the index, in small blocks: see `memory.write_model`."""
+    """Write Gaussian weights in bfloat16, `layers.N.weight`, and the index; in small blocks, as `memory` explains."""
     import ml_dtypes
     import numpy as np
 

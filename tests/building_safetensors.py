@@ -1,4 +1,4 @@
-"""Safetensors files of any element type, written by hand: the format's own library writes some types from torch alone."""
+"""Safetensors files of any element type, written by hand: the format's library writes some types from torch alone."""
 
 from __future__ import annotations
 
