@@ -89,7 +89,7 @@ class Adapter:
         return any(update.magnitude is not None for update in self.updates)
 
     def find_base(self) -> Path:
-        """The base model's folder, where it lies on this machine.
+        """The base model's folder, or the weights of one that is also the adapter's, where it lies on this machine.
 
         It is looked for where the configuration says, in the adapter's own folder, and beside that.
 
@@ -99,8 +99,9 @@ class Adapter:
         last = self.base.replace("\\", "/").rstrip("/").rpartition("/")[2]
         named = [Path(self.base), self.folder / self.base, self.folder.resolve().parent / last] if last else []
         for candidate in (*named, self.folder):
-            if candidate.is_dir() and weight_files(candidate) not in ([], [candidate / WEIGHTS]):
-                return candidate
+            found = weight_files(candidate) if candidate.is_dir() else []
+            if found and found != [candidate / WEIGHTS]:
+                return found[0] if is_adapter(candidate) else candidate
         called = f"its base model {clean(self.base)!r}" if self.base else "its base model"
         raise ConversionError(
             f"{self.folder}: {called} is not on this machine; give its folder as the base (--base-model to analyze, "

@@ -22,6 +22,7 @@ from build_models import Array, find, gaussian
 from building_safetensors import write, write_sharded, write_sparse
 
 import wwonnx as ww
+from wwonnx.converters import verify as verification
 from wwonnx.converters.safetensors import to_onnx
 from wwonnx.errors import ConversionError, UnsafeModelError
 from wwonnx.layer import LAYER_TYPE
@@ -326,80 +327,79 @@ def test_a_folder_that_can_t_be_written_to_says_what_to_do(tmp_path: Path) -> No
 
 def test_verifying_finds_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "model.safetensors", {"a.weight": gaussian(16, 16), "b.weight": gaussian(16, 16, seed=1)})
-    to_onnx(path, verify=True)
-    from wwonnx.converters import safetensors
+    assert to_onnx(path, verify=True).metadata_props[verification.WEIGHTS] == "512"
 
     def shifted(tensor: ir.ExternalTensor) -> Array:
         return read(tensor) * (1 + (tensor.name == "b.weight") * np.float32(2**-23))
 
-    read = safetensors.read_tensor
-    monkeypatch.setattr(safetensors, "read_tensor", shifted)
+    read = verification.read_tensor
+    monkeypatch.setattr(verification, "read_tensor", shifted)
     with pytest.raises(ConversionError, match=r"b\.weight"):
         to_onnx(path, verify=True)
 
 
-class TestHuggingFace:
-    """Folders as transformers saves them, at tiny size, against its own state_dict."""
+#: Folders as transformers saves them, at tiny size, against its own state_dict.
 
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return tmp_path_factory.mktemp("hub")
 
-    @pytest.fixture(scope="class")
-    def state(self, folder: Path) -> dict[str, dict[str, Array]]:
-        pytest.importorskip("torch")
-        transformers = pytest.importorskip("transformers")
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()
-        sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300, "hidden_size": 96}
-        configs = {
-            "llama": transformers.LlamaConfig(intermediate_size=160, num_key_value_heads=2, **sizes),
-            "gpt2": transformers.GPT2Config(n_embd=96, n_layer=2, n_head=4, vocab_size=300, n_positions=64),
-            "bert": transformers.BertConfig(intermediate_size=160, **sizes),
-            "phi3": transformers.Phi3Config(intermediate_size=160, num_key_value_heads=2, pad_token_id=0, **sizes),
-        }
-        states = {}
-        for name, config in configs.items():
-            auto = transformers.AutoModelForMaskedLM if name == "bert" else transformers.AutoModelForCausalLM
-            model = auto.from_config(config)
-            model.save_pretrained(folder / name, max_shard_size="200kB")
-            states[name] = {key: value.numpy() for key, value in model.state_dict().items()}
-        return states
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hub")
 
-    @pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "phi3"])
-    def test_weights_names_and_kinds(self, name: str, folder: Path, state: dict[str, dict[str, Array]]) -> None:
-        assert (folder / name / INDEX).exists()
-        model = to_onnx(folder / name, folder / name / "model.onnx", verify=True)
-        onnx.checker.check_model(str(folder / name / "model.onnx"), full_check=True)
-        assert model.graph.name in {"LlamaForCausalLM", "GPT2LMHeadModel", "BertForMaskedLM", "Phi3ForCausalLM"}
-        layers = find(model).layers
-        for layer in layers:
-            assert same(np.asarray(layer.read()), state[name][layer.longname]), layer.longname
-            looked_up = "embed" in layer.name or layer.name.endswith(("wte", "wpe"))
-            assert layer.layer_type == (LAYER_TYPE.EMBEDDING if looked_up else LAYER_TYPE.DENSE), layer.name
-        stored = {layer.longname for layer in layers}
-        tied = {"lm_head.weight", "cls.predictions.decoder.weight"}
-        assert {key for key, value in state[name].items() if value.ndim > 1} - stored <= tied | {
-            "bert.embeddings.position_ids",
-            "bert.embeddings.token_type_ids",
-        }
 
-    def test_gpt2_s_linear_layers_have_their_inputs_first(
-        self, folder: Path, state: dict[str, dict[str, Array]]
-    ) -> None:
-        shapes = {layer.name: layer.matrix_shape[1:] for layer in find(to_onnx(folder / "gpt2")).layers}
-        assert shapes["transformer.h.0.mlp.c_fc"] == (384, 96)
-        assert shapes["transformer.h.0.attn.c_attn"] == (288, 96)
+@pytest.fixture(scope="module")
+def state(hub: Path) -> dict[str, dict[str, Array]]:
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300, "hidden_size": 96}
+    configs = {
+        "llama": transformers.LlamaConfig(intermediate_size=160, num_key_value_heads=2, **sizes),
+        "gpt2": transformers.GPT2Config(n_embd=96, n_layer=2, n_head=4, vocab_size=300, n_positions=64),
+        "bert": transformers.BertConfig(intermediate_size=160, **sizes),
+        "phi3": transformers.Phi3Config(intermediate_size=160, num_key_value_heads=2, pad_token_id=0, **sizes),
+    }
+    states = {}
+    for name, config in configs.items():
+        auto = transformers.AutoModelForMaskedLM if name == "bert" else transformers.AutoModelForCausalLM
+        model = auto.from_config(config)
+        model.save_pretrained(hub / name, max_shard_size="200kB")
+        states[name] = {key: value.numpy() for key, value in model.state_dict().items()}
+    return states
 
-    def test_packed_projections_split_as_the_configuration_says(
-        self, folder: Path, state: dict[str, dict[str, Array]]
-    ) -> None:
-        watcher = ww.WeightWatcher(folder / "phi3")
-        names = watcher.describe(layers="*layers.0*", split_qkv=True).name.tolist()
-        start = "model.layers.0.self_attn.qkv_proj."
-        assert [name for name in names if name.startswith(start)] == [f"{start}{part}" for part in "qkv"]
-        weight = state["phi3"]["model.layers.0.self_attn.qkv_proj.weight"]
-        (query,) = watcher.get_weights(layer=f"{start}q")
-        (value,) = watcher.get_weights(layer=f"{start}v")
-        assert same(query, weight[:96])
-        assert same(value, weight[144:])
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "phi3"])
+def test_weights_names_and_kinds(name: str, hub: Path, state: dict[str, dict[str, Array]]) -> None:
+    assert (hub / name / INDEX).exists()
+    model = to_onnx(hub / name, hub / name / "model.onnx", verify=True)
+    onnx.checker.check_model(str(hub / name / "model.onnx"), full_check=True)
+    assert model.graph.name in {"LlamaForCausalLM", "GPT2LMHeadModel", "BertForMaskedLM", "Phi3ForCausalLM"}
+    layers = find(model).layers
+    for layer in layers:
+        assert same(np.asarray(layer.read()), state[name][layer.longname]), layer.longname
+        looked_up = "embed" in layer.name or layer.name.endswith(("wte", "wpe"))
+        assert layer.layer_type == (LAYER_TYPE.EMBEDDING if looked_up else LAYER_TYPE.DENSE), layer.name
+    stored = {layer.longname for layer in layers}
+    tied = {"lm_head.weight", "cls.predictions.decoder.weight"}
+    assert {key for key, value in state[name].items() if value.ndim > 1} - stored <= tied | {
+        "bert.embeddings.position_ids",
+        "bert.embeddings.token_type_ids",
+    }
+
+
+def test_gpt2_s_linear_layers_have_their_inputs_first(hub: Path, state: dict[str, dict[str, Array]]) -> None:
+    shapes = {layer.name: layer.matrix_shape[1:] for layer in find(to_onnx(hub / "gpt2")).layers}
+    assert shapes["transformer.h.0.mlp.c_fc"] == (384, 96)
+    assert shapes["transformer.h.0.attn.c_attn"] == (288, 96)
+
+
+def test_packed_projections_split_as_the_configuration_says(hub: Path, state: dict[str, dict[str, Array]]) -> None:
+    watcher = ww.WeightWatcher(hub / "phi3")
+    names = watcher.describe(layers="*layers.0*", split_qkv=True).name.tolist()
+    start = "model.layers.0.self_attn.qkv_proj."
+    assert [name for name in names if name.startswith(start)] == [f"{start}{part}" for part in "qkv"]
+    weight = state["phi3"]["model.layers.0.self_attn.qkv_proj.weight"]
+    (query,) = watcher.get_weights(layer=f"{start}q")
+    (value,) = watcher.get_weights(layer=f"{start}v")
+    assert same(query, weight[:96])
+    assert same(value, weight[144:])

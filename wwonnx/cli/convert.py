@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -39,10 +40,10 @@ def command(source: str, output: Path | None, base: str | None, verify: bool) ->
     if not target.parent.is_dir():
         raise OptionError(f"-o {target}: there is no directory {str(target.parent)!r}; make it first")
     try:
-        to_onnx(source, target, base=base, verify=verify)
+        model = to_onnx(source, target, base=base, verify=verify)
     except OSError as error:
         raise ConversionError(f"{target}: can't be written ({error.strerror or error})") from None
-    for line in _summary(target, verify):
+    for line in (*_summary(target), *_verified(model.metadata_props)):
         click.echo(line)
     return 0
 
@@ -57,7 +58,7 @@ def default_output(source: Path) -> Path:
     return source.with_suffix(".onnx")
 
 
-def _summary(target: Path, verified: bool) -> list[str]:
+def _summary(target: Path) -> list[str]:
     """What was written, as a reader finds it."""
     import onnx_ir as ir
 
@@ -77,6 +78,14 @@ def _summary(target: Path, verified: bool) -> list[str]:
         lines.append(f"The weights are in {files}: keep them where they are to it.")
     if found.skipped:
         lines.append(f"{len(found.skipped)} tensors are no layers; 'wwonnx inventory {target}' says why.")
-    if verified:
-        lines.append("Verified: every tensor equals the source's.")
     return lines
+
+
+def _verified(noted: Mapping[str, str]) -> list[str]:
+    """What --verify found, from the notes that the converter left."""
+    from ..converters.verify import DIFFERENCE, WEIGHTS
+
+    if WEIGHTS not in noted:
+        return []
+    outputs = f"; outputs differ by {float(noted[DIFFERENCE]):.3g} at most" if DIFFERENCE in noted else ""
+    return [f"Verified: {int(noted[WEIGHTS]):,} weights equal the source's bit for bit{outputs}."]
