@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -290,7 +291,9 @@ def _torchscript(source: Path, path: Path | None, args: Any, base: Any, verify: 
     import torch
 
     try:
-        module = torch.jit.load(str(source), map_location="cpu")
+        with warnings.catch_warnings():  # that there is a newer format is no news to who holds an old file
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(str(source), map_location="cpu")
     except (RuntimeError, ValueError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise ConversionError(f"{source}: is no TorchScript archive that can be loaded ({first})") from None
