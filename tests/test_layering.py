@@ -22,6 +22,7 @@ LAYERS = (
     {"analysis", "columns", "derive", "tails"},
     {"execute"},
     {"watcher", "compare", "correlation", "distances", "legacy", "smoothing", "advice"},
+    {"check"},
     {"cli", "report"},
     {"__init__", "__main__"},
 )

@@ -19,6 +19,8 @@ _COMMANDS = {
     "inventory": "Every constant, and the layer it became or why not.",
     "compare": "Which of several models is better, and how metrics go with accuracy.",
     "distances": "How far the layers of two models are from each other.",
+    "check": "Is a model within its limits, and still what it was? For CI.",
+    "explain": "What the code of a finding means, and what to do.",
     "smooth": "Cut weights down to their signal, in a new model.",
     "convert": "Bring a checkpoint, a model folder or an adapter to ONNX.",
 }
@@ -49,7 +51,7 @@ def cli() -> None:
     A MODEL is an ONNX file, a PyTorch, Keras or TensorFlow checkpoint, a .safetensors file, or the folder of a Hugging
     Face model or a LoRA adapter.
 
-    Exit codes: 0 done, 2 could not.
+    Exit codes: 0 done, 1 findings of check, 2 could not.
     """
 
 
