@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -26,6 +25,8 @@ from wwonnx.converters import to_onnx
 from wwonnx.converters.dispatch import Origin, find_origin, open_source
 from wwonnx.errors import ConversionError, ModelError
 
+h5py = pytest.importorskip("h5py")
+pytest.importorskip("safetensors")
 WEIGHTS = {"fc1.weight": gaussian(60, 50), "fc2.weight": gaussian(20, 60, seed=1)}
 
 

@@ -29,6 +29,7 @@ from wwonnx.layer import LAYER_TYPE
 from wwonnx.spectral.esd import spectrum
 from wwonnx.spectral.power_law import fit_power_law
 
+pytest.importorskip("safetensors")
 ROOT = Path(__file__).resolve().parents[2]
 FLOATS = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)
 
