@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from wwonnx.graph.source import Source, open_model
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Kind: TypeAlias = Literal["onnx", "safetensors", "torch", "torchscript", "state_dict", "keras"]
+Kind: TypeAlias = Literal["onnx", "safetensors", "torch", "state_dict", "keras"]
 
 SUPPORTED = (
     "ONNX files; .safetensors files, Hugging Face model folders and LoRA adapters; PyTorch modules and .pt, .pth, .bin "
@@ -136,8 +135,6 @@ def _of_content(path: Path) -> Kind | None:
         if head.startswith(_ZIP):
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-            if any(name.endswith("/constants.pkl") for name in names):
-                return "torchscript"
             if any(name.endswith("data.pkl") for name in names):
                 return "state_dict"
             return "keras" if "config.json" in names else None
@@ -188,7 +185,7 @@ def to_onnx(
     if origin.kind == "onnx":
         label = _open_onnx(source, origin).label
         raise ConversionError(f"{label}: is an ONNX model already: there is nothing to convert")
-    if args is not None and origin.kind not in ("torch", "torchscript"):
+    if args is not None and origin.kind != "torch":
         raise ConversionError(f"{_label(source)}: only torch modules take example inputs (args); leave them out")
     if base is not None and not _is_adapter(origin):
         raise ConversionError(f"{_label(source)}: is no adapter, and takes no base; leave it out")
@@ -287,19 +284,6 @@ def _torch(source: Any, path: Path | None, args: Any, base: Any, verify: bool) -
     return torch.to_onnx(source, args, path, verify)
 
 
-def _torchscript(source: Path, path: Path | None, args: Any, base: Any, verify: bool) -> ir.Model:
-    import torch
-
-    try:
-        with warnings.catch_warnings():  # that there is a newer format is no news to who holds an old file
-            warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(str(source), map_location="cpu")
-    except (RuntimeError, ValueError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise ConversionError(f"{source}: is no TorchScript archive that can be loaded ({first})") from None
-    return _torch(module, path, args, base, verify)
-
-
 def _state_dict(source: Any, path: Path | None, args: Any, base: Any, verify: bool) -> ir.Model:
     from . import state_dict
 
@@ -312,10 +296,9 @@ def _keras(source: Any, path: Path | None, args: Any, base: Any, verify: bool) -
     return keras.to_onnx(source, path, verify=verify)
 
 
-_CONVERTERS: dict[str, Callable[[Any, Path | None, Any, Any, bool], Any]] = {
+_CONVERTERS: dict[str, Callable[[Any, Path | None, Any, Any, bool], ir.Model]] = {
     "safetensors": _safetensors,
     "torch": _torch,
-    "torchscript": _torchscript,
     "state_dict": _state_dict,
     "keras": _keras,
 }
