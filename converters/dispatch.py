@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from wwonnx.errors import ConversionError, ModelError, UnsafeModelError
 from wwonnx.graph.source import Source, open_model
+from wwonnx.graph.words import clean
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -152,6 +153,9 @@ def _of_folder(folder: Path) -> Origin:
             return Origin(kind, folder if whole else found)
     if list(folder.glob("*.onnx")):
         return Origin("onnx", folder)  # which names them
+    inside = sorted({path.parent.name for path in folder.glob("*/*.safetensors")})  # as diffusers' pipelines have it
+    if inside:
+        raise ModelError(f"{folder}: holds models in the folders {', '.join(map(clean, inside))}; name one of them")
     raise ModelError(f"{folder}: is a directory that holds no model of a kind that wwonnx reads: {SUPPORTED}")
 
 

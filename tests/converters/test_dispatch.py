@@ -18,7 +18,7 @@ import onnx_ir as ir
 import pytest
 from build_models import gaussian
 from build_onnx import dense_model, save
-from building_safetensors import write
+from building_safetensors import write, write_sharded
 
 import wwonnx as ww
 from wwonnx.converters import to_onnx
@@ -47,6 +47,16 @@ def hdf5(path: Path) -> Path:
     with h5py.File(path, "w") as file:
         file.attrs["keras_version"] = "2.0"
     return path
+
+
+class Malicious:
+    """What runs code when a pickle that holds it is loaded."""
+
+    def __init__(self, touched: Path) -> None:
+        self.touched = touched
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.touched,)
 
 
 PICKLE = pickle.dumps({"a": 1}, protocol=2)
@@ -99,6 +109,14 @@ def test_a_folder_of_nothing_says_what_is_read(tmp_path: Path) -> None:
     written(tmp_path / "README.md")
     with pytest.raises(ModelError, match=r"holds no model of a kind that wwonnx reads: ONNX files; \.safetensors"):
         ww.WeightWatcher(tmp_path)
+
+
+def test_a_folder_of_folders_says_which(tmp_path: Path) -> None:
+    for name in ("unet", "vae"):
+        write(tmp_path / name / "diffusion_pytorch_model.safetensors", WEIGHTS)
+    with pytest.raises(ModelError, match=r"holds models in the folders unet, vae; name one of them"):
+        ww.WeightWatcher(tmp_path)
+    assert len(ww.describe(tmp_path / "vae")) == 2
 
 
 @pytest.mark.parametrize("name", ["m.pickled", "notes.txt", "m.npz"])
@@ -306,6 +324,37 @@ class TestCommands:
         assert "is there already: name another file with -o, or this one to replace it" in capsys.readouterr().err
         assert self.main("convert", folder / "model.safetensors", "-o", folder / "model.onnx") == 0
         assert ww.describe(folder / "model.onnx").name.tolist() == ["fc1", "fc2"]
+
+    @pytest.mark.parametrize("command", ["analyze", "describe", "inventory", "convert", "smooth", "distances"])
+    def test_broken_sources_are_one_line_and_exit_code_2(
+        self, command: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        content = (folder / "model.safetensors").read_bytes()
+        shards = write_sharded(tmp_path / "sharded", [{"a.weight": gaussian(20, 20)}, {"b.weight": gaussian(20, 20)}])
+        (shards / "model-00002-of-00002.safetensors").unlink()
+        lora = {"fc.lora_A.weight": gaussian(4, 20), "fc.lora_B.weight": gaussian(20, 4)}
+        adapter = write(tmp_path / "lora" / "adapter_model.safetensors", lora).parent
+        (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 4}')
+        ran = tmp_path / "ran"
+        (tmp_path / "evil.pt").write_bytes(pickle.dumps({"weight": Malicious(ran)}))
+        broken = {
+            written(tmp_path / "short.safetensors", content[:-8]): "is cut short",
+            shards: "shard model-00002-of-00002.safetensors of 2 is missing",
+            written(tmp_path / "type.safetensors", content.replace(b"F32", b"F33")): "unknown dtype 'F33'",
+            written(tmp_path / "none.safetensors", content.replace(b'"dtype": "F32", ', b"", 1)): "",
+            tmp_path / "evil.pt": "refused",
+            tmp_path / "nothing": "no such file",
+        }
+        more = {"smooth": ["-o", tmp_path / "x.onnx"], "distances": [folder], "convert": ["-o", tmp_path / "x.onnx"]}
+        for path, message in broken.items():
+            assert self.main(command, path, *more.get(command, [])) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert message in line
+            assert str(path) in line
+        assert not ran.exists()
+        assert self.main("analyze", adapter, "--peft", "with_base") == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "its base model is not on this machine" in line
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -29,7 +29,7 @@ def command(
     progress: bool | None,
     **options: Any,
 ) -> int:
-    """Compute the metrics of each layer of one or more ONNX models."""
+    """Compute the metrics of each layer of one or more models."""
     options = shared.analysis_options(layers, detx, options)
     bar = sys.stderr.isatty() if progress is None else progress
 

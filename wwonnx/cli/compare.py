@@ -63,7 +63,7 @@ def command(
     progress: bool | None,
     **options: Any,
 ) -> int:
-    """Sum up two or more ONNX models of one family, and hold their metrics against their accuracies."""
+    """Sum up two or more models of one family, and hold their metrics against their accuracies."""
     from ..compare import compare
 
     chosen = chosen_format(format_, output)
