@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from wwonnx.errors import ConversionError, OptionError
 from wwonnx.graph.save import checked_output, write_graph
 from wwonnx.graph.source import Source, open_model
-from wwonnx.graph.tensors import FLOATS, unpack
+from wwonnx.graph.tensors import unpack
 from wwonnx.graph.words import clean
 
 from . import kinds
 from .adapters import Adapter, Update, is_adapter, read_adapter
+from .reasons import explained
 from .safetensors_folder import Checkpoint, read_checkpoint
 from .safetensors_header import DTYPES, StoredTensor, read_header
 from .verify import note, verify_weights
@@ -37,8 +38,6 @@ _CONV1D = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 _NUMPY = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64", "C64"})
 #: Types that ONNX has in the version that is installed.
 _KNOWN = frozenset(onnx.TensorProto.DataType.keys()) - {"FLOAT6E2M3", "FLOAT6E3M2"}
-#: What quantisers call the codes of a weight, their zero points and scales.
-_CODES = ("qweight", "qzeros", "g_idx", "weight_packed", "absmax", "quant_map", "quant_state", "blocks", "scales")
 
 
 def to_onnx(
@@ -175,7 +174,9 @@ def _modules(checkpoint: Checkpoint, place: _Places) -> list[Module]:
     tensors = {name: place.tensor(stored) for name, stored in checkpoint.tensors.items()}
     config = checkpoint.config
     told = kinds.modules(tensors, conv1d=config.get("model_type") in _CONV1D, packed=_packed(tensors, config))
-    return [_explained(module, checkpoint) for module in told]
+    quantization = config.get("quantization_config")
+    method = clean(quantization.get("quant_method") or "quantised") if isinstance(quantization, dict) else ""
+    return [explained(module, method) for module in told]
 
 
 def _packed(tensors: Mapping[str, ir.TensorProtocol], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -188,26 +189,6 @@ def _packed(tensors: Mapping[str, ir.TensorProtocol], config: Mapping[str, Any])
         return {}
     names = [name for name in tensors if name.endswith(".qkv_proj.weight")]
     return dict.fromkeys(names, (heads * width, keys * width, keys * width))
-
-
-def _explained(module: Module, checkpoint: Checkpoint) -> Module:
-    """The module, or where its weight is of a type that can't be one, the tensor with the reason."""
-    weight = module.table if isinstance(module, Embedding) else getattr(module, "weight", None)
-    stored = checkpoint.tensors[weight.name] if isinstance(weight, Weight) else None
-    if not isinstance(weight, Weight) or stored is None or len(stored.shape) < 2:
-        return module
-    dtype = stored.dtype.lower()
-    method = checkpoint.config.get("quantization_config")
-    if 0 in stored.shape:
-        reason = f"empty: its shape is {list(stored.shape)}"
-    elif weight.dtype in FLOATS:
-        return module
-    elif isinstance(method, dict) or weight.name.endswith(_CODES):
-        named = clean(method.get("quant_method", "quantised")) if isinstance(method, dict) else "quantised"
-        reason = f"elements are {dtype}: {named} codes, not decoded; analyse the model as it was before quantisation"
-    else:
-        reason = f"elements are {dtype}: no trained weight"
-    return Stored(module.name, Weight(weight.tensor), reason)
 
 
 def _low_rank(update: Update, layer: str, place: _Places, inputs_first: bool = False) -> Computed:

@@ -341,7 +341,7 @@ class TestCommands:
             written(tmp_path / "short.safetensors", content[:-8]): "is cut short",
             shards: "shard model-00002-of-00002.safetensors of 2 is missing",
             written(tmp_path / "type.safetensors", content.replace(b"F32", b"F33")): "unknown dtype 'F33'",
-            written(tmp_path / "none.safetensors", content.replace(b'"dtype": "F32", ', b"", 1)): "",
+            written(tmp_path / "none.safetensors", content.replace(b'"dtype": "F32", ', b" " * 16, 1)): "has no dtype",
             tmp_path / "evil.pt": "refused",
             tmp_path / "nothing": "no such file",
         }

@@ -59,16 +59,17 @@ class Source:
         """Hash of the file that the model was read from, None for a model that was built in memory.
 
         External data of an .onnx file is not included. Of several files it is the hash of a list: for each its hash,
-        two spaces and its name, in the order of the names, as `sha256sum *` prints it.
+        two spaces and its path from the folder that holds all, in the order of the paths, as `sha256sum` prints it.
 
         Raises:
             ModelError: a file is gone.
         """
         if not self.files:
             return None if self.content is None else hashlib.sha256(self.content).hexdigest()
-        found = {path.name: _sha256(path) for path in self.files}
-        if len(found) == 1:
-            return next(iter(found.values()))
+        if len(self.files) == 1:
+            return _sha256(self.files[0])
+        folder = os.path.commonpath([path.parent for path in self.files])
+        found = {path.relative_to(folder).as_posix(): _sha256(path) for path in self.files}
         lines = "".join(f"{found[name]}  {name}\n" for name in sorted(found))
         return hashlib.sha256(lines.encode()).hexdigest()
 
