@@ -128,7 +128,7 @@ class _Places:
     def __init__(self, source: Path, output: Path | None) -> None:
         self._source = source
         self._output = output
-        self._real: dict[Path, Path] = {}
+        self._known: dict[Path, tuple[str, str]] = {}
 
     def tensor(self, stored: StoredTensor, name: str = "") -> ir.ExternalTensor:
         """The tensor, unread.
@@ -140,27 +140,29 @@ class _Places:
         Raises:
             ConversionError: the .onnx file can't name its place.
         """
-        real = self._real.get(stored.path)
-        if real is None:
-            # In the cache of the Hugging Face Hub a model's files are links: the weights lie in a folder of their own.
-            real = self._real[stored.path] = stored.path.resolve()
-        folder = real.parent if self._output is None else self._output.parent.resolve()
-        if not real.is_relative_to(folder):
-            self._refuse(stored.path, real, folder)
+        if stored.path not in self._known:
+            self._known[stored.path] = self._place(stored.path)
+        location, folder = self._known[stored.path]
         dtype, shape = stored.dtype, stored.shape
         if dtype not in _KNOWN:
             dtype, shape = "UINT8", (stored.length,)  # ONNX has no such type: the bytes
         return ir.ExternalTensor(
-            real.relative_to(folder).as_posix(),
+            location,
             stored.offset,
             stored.length,
             ir.DataType[dtype],
             shape=ir.Shape(shape),
             name=name or stored.name,
-            base_dir=str(folder),
+            base_dir=folder,
         )
 
-    def _refuse(self, path: Path, real: Path, folder: Path) -> None:
+    def _place(self, path: Path) -> tuple[str, str]:
+        """What an .onnx calls a file, and the folder that this is meant from."""
+        # In the cache of the Hugging Face Hub a model's files are links: the weights lie in a folder of their own.
+        real = path.resolve()
+        folder = real.parent if self._output is None else self._output.parent.resolve()
+        if real.is_relative_to(folder):
+            return real.relative_to(folder).as_posix(), str(folder)
         common = Path(os.path.commonpath([real.parent, folder]))
         link = " a link," if path.is_symlink() else ""
         raise ConversionError(

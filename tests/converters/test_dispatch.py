@@ -364,6 +364,7 @@ class TestCommands:
             (("{f}", "--base", "{f}", "-o", "{f}/m.onnx"), "is no adapter, and takes no base"),
             (("{f}", "--base", "{f}"), "--base: name the file to write with -o"),
             (("{f}/nothing.pt",), "no such file"),
+            (("examples/digits_cnn.onnx",), "is an ONNX model already: there is nothing to convert"),
             (("{f}/config.json",), "is a text file, not an ONNX model"),
         ],
     )

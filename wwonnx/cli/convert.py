@@ -35,7 +35,7 @@ def command(source: str, output: Path | None, base: str | None, verify: bool) ->
         raise OptionError(f"-o {target}: name a file that ends in .onnx")
     if output is None and base is not None:
         raise OptionError("--base: name the file to write with -o, in a folder that holds both models")
-    if output is None and target.exists():
+    if output is None and target.exists() and target != Path(source):
         raise OptionError(f"{target} is there already: name another file with -o, or this one to replace it")
     if not target.parent.is_dir():
         raise OptionError(f"-o {target}: there is no directory {str(target.parent)!r}; make it first")
