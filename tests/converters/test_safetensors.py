@@ -229,7 +229,7 @@ def test_four_gigabytes_convert_in_a_moment_into_a_small_file(tmp_path: Path) ->
 
 
 def test_an_analysis_stays_within_its_memory(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.safetensors", "--gigabytes", "0.3", "--largest", "1024"]
+    command = [sys.executable, "-m", "benchmarks.safetensors", "--gigabytes", "0.12", "--largest", "1024"]
     result = subprocess.run(
         [*command, "--folder", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
     )
