@@ -104,10 +104,7 @@ def find_origin(source: Any) -> Origin:
 
 
 def _of_path(path: Path) -> Origin:
-    try:
-        is_folder, is_file = path.is_dir(), path.is_file()
-    except (OSError, ValueError):
-        is_folder = is_file = False
+    is_folder, is_file = _looked_at(path)
     if is_folder:
         return _of_folder(path)
     if not is_file:
@@ -122,6 +119,14 @@ def _of_path(path: Path) -> Origin:
     if kind in ("onnx", "safetensors"):
         return Origin(kind, path)
     return Origin(_of_content(path) or kind or "onnx", path)
+
+
+def _looked_at(path: Path) -> tuple[bool, bool]:
+    """Whether a path is a folder, and whether it is a file; a path that can't be is neither."""
+    try:
+        return path.is_dir(), path.is_file()
+    except (OSError, ValueError):
+        return False, False
 
 
 def _of_content(path: Path) -> Kind | None:
@@ -228,7 +233,7 @@ def _open_onnx(source: Any, origin: Origin) -> Source:
         raise
     except ModelError as error:
         known = not isinstance(origin.source, Path) or _SUFFIXES.get(origin.source.suffix.lower())
-        if known or not origin.source.is_file():
+        if known or not _looked_at(origin.source)[1]:
             raise
         raise ModelError(f"{error}. wwonnx reads {SUPPORTED}") from None
 
