@@ -95,7 +95,7 @@ def find_origin(source: Any) -> Origin:
         return Origin("keras", source)
     if ("torch", "Module") in classes:
         return Origin("torch", source)
-    if isinstance(source, Mapping):
+    if isinstance(source, Mapping) and source:
         return Origin("state_dict", source)
     if packages & {"onnx", "onnx_ir"}:
         return Origin("onnx", source)
@@ -179,7 +179,8 @@ def to_onnx(
             .safetensors, .pt, .pth, .bin, .ckpt, .keras, .h5, .hdf5 or .pb file, of a TensorFlow SavedModel, of a
             Hugging Face model folder, or of an adapter's folder.
         path: the .onnx file to write; None for a model in memory alone.
-        args: example inputs of a torch module, for a full graph in place of the weights alone.
+        args: example inputs: of a torch module, for a full graph in place of the weights alone; of a Keras model that
+            was never called.
         base: of an adapter, the model to add its updates to: its folder, or True to look for it.
         verify: compare the result with the source.
 
@@ -194,8 +195,8 @@ def to_onnx(
     if origin.kind == "onnx":
         label = _open_onnx(source, origin).label
         raise ConversionError(f"{label}: is an ONNX model already: there is nothing to convert")
-    if args is not None and origin.kind != "torch":
-        raise ConversionError(f"{_label(source)}: only torch modules take example inputs (args); leave them out")
+    if args is not None and origin.kind not in ("torch", "keras"):
+        raise ConversionError(f"{_label(source)}: only torch and Keras models take example inputs (args); drop them")
     if base is not None and not _is_adapter(origin):
         raise ConversionError(f"{_label(source)}: is no adapter, and takes no base; leave it out")
     target = None if path is None else Path(path)
@@ -302,7 +303,7 @@ def _state_dict(source: Any, path: Path | None, args: Any, base: Any, verify: bo
 def _keras(source: Any, path: Path | None, args: Any, base: Any, verify: bool) -> ir.Model:
     from . import keras
 
-    return keras.to_onnx(source, path, verify=verify)
+    return keras.to_onnx(source, path, args=args, verify=verify)
 
 
 _CONVERTERS: dict[str, Callable[[Any, Path | None, Any, Any, bool], ir.Model]] = {

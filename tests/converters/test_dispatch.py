@@ -151,7 +151,7 @@ def test_onnx_is_not_converted(tmp_path: Path) -> None:
 
 def test_what_belongs_to_one_kind_is_refused_of_others(tmp_path: Path) -> None:
     path = write(tmp_path / "m.safetensors", WEIGHTS)
-    with pytest.raises(ConversionError, match="only torch modules take example inputs"):
+    with pytest.raises(ConversionError, match="only torch and Keras models take example inputs"):
         to_onnx(path, args=(1,))
     with pytest.raises(ConversionError, match="is no adapter, and takes no base"):
         to_onnx(path, base=path)
