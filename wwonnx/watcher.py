@@ -56,11 +56,14 @@ class WeightWatcher:
         """Open a model.
 
         Args:
-            model: a path, the bytes of a file, an onnx.ModelProto or an onnx_ir.Model. Each method takes one as well.
+            model: a path, the bytes of an ONNX file, an onnx.ModelProto or an onnx_ir.Model; or what
+                `wwonnx.converters.to_onnx` takes, which is converted in memory: a torch module, a Keras model, a
+                checkpoint, a Hugging Face model folder, a LoRA adapter. Each method takes one as well.
             log_level: level for the logger `wwonnx`; None leaves it alone.
 
         Raises:
             ModelError: the model can't be opened.
+            ConversionError: it can't be converted faithfully, or a package for that is missing.
         """
         if log_level is not None:
             try:
@@ -155,8 +158,10 @@ class WeightWatcher:
                 ("flow").
             sparsify: with intra, a random half of the units between two layers is silenced.
             stacked: all layers as one matrix.
-            base_model: analyse W - W_base, layers matched by name and shape.
-            peft: the low-rank updates B A of LoRA factors; "with_base" adds the weight that they update.
+            base_model: analyse W - W_base, layers matched by name and shape. With peft="with_base", the model whose
+                weights the updates are added to.
+            peft: the low-rank updates B A of LoRA factors; "with_base" adds the weight that they update. An adapter's
+                layers are its updates in any case.
             fit: "PL", a power law; "TPL", one with an exponential cut-off (column Lambda); "E_TPL", that with xmin near
                 the peak of the ESD.
             estimator: "mle" searches xmin; "hill" takes the upper n // xmin_pos eigenvalues, as TempBalance does.
@@ -262,7 +267,8 @@ class WeightWatcher:
             {column: [row.get(column, np.nan) for row in flat] for column in columns.columns(options)}
         )
         self._details = details
-        self._note = analysis.folding_note(sum(layer.folded for layer in chosen), len(chosen))
+        folding = analysis.folding_note(sum(layer.folded for layer in chosen), len(chosen))
+        self._note = " ".join(filter(None, (self._opened().note, folding)))
         if self._note:
             self.logger.warning(self._note)
         return details
@@ -627,7 +633,7 @@ class WeightWatcher:
         return self._opened().label
 
     def sha256(self) -> str | None:
-        """Hash of the model's file, external data not included; None for a model that was built in memory."""
+        """Hash of the model's file or files, as `graph.source.Source.sha256` defines it; None for one in memory."""
         return self._opened().sha256()
 
     def __repr__(self) -> str:
@@ -636,9 +642,9 @@ class WeightWatcher:
     def _open(self, model: ModelLike | None) -> None:
         if model is None:
             return
-        from .graph.source import open_model
+        from .converters.dispatch import open_source
 
-        self._source, self._walk, self._options = open_model(model), None, Options()
+        self._source, self._walk, self._options = open_source(model), None, Options()
         self._details = self._skipped = self._analyzed = self._drawn = None
 
     def _opened(self) -> Source:
@@ -677,10 +683,14 @@ class WeightWatcher:
             return derived.layers
 
         layers = walk.layers
-        if base_model is not None:
+        if options.peft:
+            with_base = options.peft == "with_base"
+            find = self._opened().base
+            belongs = find(base_model) if with_base and find is not None else base_model
+            base = WeightWatcher(belongs)._walked(options).layers if belongs is not None else ()
+            layers = take(derive.peft(layers, with_base, base=base))
+        elif base_model is not None:
             layers = take(derive.delta(layers, WeightWatcher(base_model)._walked(options).layers))
-        elif options.peft:
-            layers = take(derive.peft(layers, with_base=options.peft == "with_base"))
         chosen: Sequence[WeightLayer] = filters.select(layers, wanted)
         if options.intra or options.stacked:
             plain = replace(options, intra=False, stacked=False)

@@ -40,7 +40,7 @@ def command(
     progress: bool | None,
     **options: Any,
 ) -> int:
-    """Compute the metrics of each layer of one or more ONNX models."""
+    """Compute the metrics of each layer of one or more models."""
     options = shared.analysis_options(layers, detx, options)
     bar = shared.shows_progress(progress)
     if savefig is not None and not plot:
@@ -61,7 +61,7 @@ def command(
 
         note = watcher.get_note()
         extra = {"summary": summary, "notes": [note] if note else [], "skipped": skipped.to_dict("records")}
-        return Result(model, watcher.sha256(), details, extra, show)
+        return Result(model, watcher.sha256, details, extra, show)
 
     return over_models("analyze", models, examine, options, format_, output)
 

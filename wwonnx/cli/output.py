@@ -34,14 +34,14 @@ class Result:
 
     Attributes:
         model: the model's path.
-        sha256: of the file.
+        sha256: gives the hash of the file or files; it is asked for where it is written, as it may take a while.
         frame: the rows.
         extra: further fields of the JSON object.
         show: prints the table for people.
     """
 
     model: str
-    sha256: str | None
+    sha256: Callable[[], str | None]
     frame: pd.DataFrame
     extra: dict[str, Any]
     show: Callable[[Console], None]
@@ -142,7 +142,7 @@ def _joined(results: list[Result], always_named: bool = False) -> pd.DataFrame:
 
 def _json(command: str, results: list[Result], options: dict[str, Any]) -> str:
     models = [
-        {"model": result.model, "sha256": result.sha256, **result.extra, "rows": result.frame.to_dict("records")}
+        {"model": result.model, "sha256": result.sha256(), **result.extra, "rows": result.frame.to_dict("records")}
         for result in results
     ]
     return document(command, options, {"models": models})
