@@ -21,7 +21,8 @@ LAYERS = (
     {"graph", "spectral", "converters"},
     {"analysis", "columns", "derive", "tails"},
     {"execute"},
-    {"watcher", "comparison", "legacy", "smoothing", "advice"},
+    {"watcher", "compare", "correlation", "distances", "legacy", "smoothing", "advice"},
+    {"check"},
     {"cli", "report"},
     {"__init__", "__main__"},
 )
