@@ -361,3 +361,8 @@ _RULES: dict[str, Rule] = {
         _elementwise,
     ),
 }
+
+
+def known_classes() -> tuple[str, ...]:
+    """The classes whose layouts are known."""
+    return tuple(_RULES)

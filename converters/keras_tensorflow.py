@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 
 from wwonnx.errors import ConversionError
 from wwonnx.graph.words import clean, first_line
 
-from .keras_model import FAILURES, Call, Unsupported, Variable, infer
+from .keras_model import FAILURES, LENGTHS, Call, Spec, Unsupported, Variable, infer
+from .keras_names import NamedTensor
 from .messages import collected
+from .verify import verify_outputs
 
 if TYPE_CHECKING:
     import keras
@@ -41,12 +44,14 @@ class Traced:
 
     Attributes:
         graph: its GraphDef.
-        inputs, outputs: names of tensors, and what they are to be called.
+        inputs, outputs: names of tensors, and what they are to be called; weights are among the inputs.
+        weights: those that were constants of the graph.
     """
 
     graph: Any
     inputs: dict[str, str]
     outputs: dict[str, str]
+    weights: tuple[NamedTensor, ...] = ()
 
 
 def trace(model: keras.Layer, call: Call, variables: Sequence[Variable]) -> Traced:
@@ -214,7 +219,89 @@ def trace_saved_model(folder: Path) -> Traced:
     function = signatures[name]
     captured = {id(internal) for _, internal in function.graph.captures}
     given = [tensor.name.partition(":")[0] for tensor in function.inputs if id(tensor) not in captured]
-    return _frozen(function, given, [tensor.name.partition(":")[0] for tensor in function.outputs])
+    named = {id(variable.handle): variable.name.partition(":")[0] for variable in function.graph.variables}
+    names = {
+        internal.name.partition(":")[0]: named[id(handle)]
+        for handle, internal in function.graph.captures
+        if id(handle) in named
+    }
+    traced = _frozen(function, given, [f"output_{number}" for number in range(len(function.outputs))])
+    return _with_weights_as_inputs(traced, names)
+
+
+def _with_weights_as_inputs(traced: Traced, names: dict[str, str]) -> Traced:
+    """The graph with its constant matrices and kernels as inputs, so that nothing is folded into them.
+
+    Args:
+        traced: the graph.
+        names: what constants are to be called, by the name of their node.
+    """
+    import tensorflow as tf
+
+    weights, inputs, taken = [], dict(traced.inputs), set(traced.inputs.values()) | set(traced.outputs.values())
+    for node in traced.graph.node:
+        if node.op != "Const" or len(node.attr["value"].tensor.tensor_shape.dim) < 2:
+            continue
+        dtype = tf.dtypes.as_dtype(node.attr["dtype"].type)
+        if not dtype.is_floating:
+            continue
+        values = tf.make_ndarray(node.attr["value"].tensor)
+        name, count = names.get(node.name, _short(node.name)), 1
+        unique = name
+        while unique in taken:
+            count += 1
+            unique = f"{name}_{count}"
+        taken.add(unique)
+        weights.append(NamedTensor(ir.Tensor(values, name=unique), _layer_name(unique)))
+        inputs[f"{node.name}:0"] = unique
+        shape = node.attr["value"].tensor.tensor_shape
+        node.attr["shape"].shape.CopyFrom(shape)
+        node.op = "Placeholder"
+        node.attr.pop("value")
+        del node.input[:]
+    return Traced(traced.graph, inputs, traced.outputs, tuple(weights))
+
+
+def _short(node: str) -> str:
+    """The name of a constant without what TensorFlow appends when it reads a variable."""
+    return re.sub(r"(/(Read|ReadVariableOp(_\d+)?|resource|Cast|MatMul|convolution))+$", "", node)
+
+
+def _layer_name(name: str) -> str:
+    """The layer that a variable belongs to: `encoder/dense/kernel` -> `encoder.dense`."""
+    return re.sub(r"/(kernel|weights?|embeddings)$", "", name).replace("/", ".")
+
+
+def difference(traced: Traced, model: ir.Model) -> float:
+    """The largest difference between what TensorFlow and onnxruntime compute from random inputs.
+
+    Raises:
+        ConversionError: it is too large, or one of them can't run the model.
+    """
+    import tensorflow as tf
+
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(traced.graph, name="")
+        tensors = {name: graph.get_tensor_by_name(name) for name in traced.inputs}
+    arrays = {weight.name: weight.tensor.numpy() for weight in traced.weights}
+    by_name = {name: tensors[tensor] for tensor, name in traced.inputs.items()}
+    specs = [
+        Spec(value.name or "", tuple(by_name[value.name or ""].shape), by_name[value.name or ""].dtype.name)
+        for value in model.graph.inputs
+    ]
+    generator = np.random.default_rng(0)
+
+    def compute(inputs: Sequence[Any]) -> list[Any]:
+        feed = dict(zip([by_name[spec.name] for spec in specs], inputs, strict=True))
+        feed |= {by_name[name]: array for name, array in arrays.items()}
+        with tf.compat.v1.Session(graph=graph) as session:
+            results: list[Any] = session.run(list(traced.outputs), feed)
+        return results
+
+    try:
+        return verify_outputs(model, compute, [spec.random(LENGTHS[0], generator) for spec in specs])
+    except (*FAILURES, tf.errors.OpError) as error:
+        raise ConversionError(f"TensorFlow can't run the model on random inputs ({first_line(error)})") from None
 
 
 def read_frozen(path: Path) -> Traced:
@@ -246,4 +333,4 @@ def read_frozen(path: Path) -> Traced:
     if not ends:
         raise ConversionError(f"{path}: the graph computes nothing from its inputs")
     outputs = {f"{name}:0": name for name in ends}
-    return Traced(_inlined(graph, [*inputs, *outputs]), inputs, outputs)
+    return _with_weights_as_inputs(Traced(_inlined(graph, [*inputs, *outputs]), inputs, outputs), {})
