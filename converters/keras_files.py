@@ -229,7 +229,9 @@ def _legacy(group: h5py.Group, model: Described) -> Iterator[KerasLayer]:
         for stored in _names(layer, "weight_names"):
             *scopes, variable = stored.removesuffix(":0").split("/")
             variable = variable.removeprefix(f"{name}_")  # Keras 1: dense_1_W
-            if scopes and not top and _is_own_scope(scopes[0], name, described):
+            if name in scopes and not top:  # a model's scopes may stand before the layer's own
+                scopes = scopes[scopes.index(name) + 1 :]
+            elif scopes and not top and _is_own_scope(scopes[0], name, described):
                 scopes = scopes[1:]
             found.setdefault(tuple(scopes), {})[variable] = stored
         for inner, variables in found.items():
@@ -248,8 +250,6 @@ def _legacy(group: h5py.Group, model: Described) -> Iterator[KerasLayer]:
 
 def _is_own_scope(scope: str, name: str, described: Described) -> bool:
     """Whether the first part of a weight's name is its layer's: it may be numbered; that of a nested model is none."""
-    if scope == name:
-        return True
     return not any(scope in (one.name, re.sub(r"_\d+$", "", one.name)) for one in described.inner) and (
         not described.inner or re.sub(r"_\d+$", "", scope) == name
     )
