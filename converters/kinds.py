@@ -53,12 +53,13 @@ _RECURRENT = re.compile(r"^weight_ih((?:_l\d+)?(?:_reverse)?)$")
 _CELLS: dict[int, tuple[Cell, str]] = {4: ("LSTM", "ifco"), 3: ("GRU", "rzh"), 1: ("RNN", "")}
 #: Words in the name of a module that looks something up, and those that say that it doesn't.
 _TABLE = re.compile(
-    r"(?:^|_)(?:emb(?:ed(?:ding|der)?)?s?|wte|wpe|codebook|table)(?:_|$)|^(?:shared|relative_attention_bias)$"
+    r"(?:^|_)(?:emb(?:ed(?:ding|der)?)?s?|wte|wpe|codebook|table)(?:_|$)"
+    r"|^(?:shared|relative_attention_bias|positions?|pe|pos(?:itional)?_enc(?:oding)?)$"
 )
 _NO_TABLE = re.compile(r"(?:^|_)(?:proj\w*|out|patch\w*|linear|mapping|head|dense|fc\d*|conv\w*)(?:_|$)")
 #: Matrices that are no weights.
 _NO_MAP = re.compile(
-    r"mask|cache|inv_freq|(?:cls|mask|class|dist)_token|(?:^|_)(?:sin|cos)(?:_|$)|logit_scale|running_"
+    r"mask|cache|inv_freq|(?:cls|mask|class|dist)_token|(?:^|_)(?:sin|cos)(?:_|$)|logit_scale|running_|A_log"
 )
 _TRANSPOSED = re.compile(r"deconv|upconv|conv_?trans", re.IGNORECASE)
 _DEPTHWISE = re.compile(r"depth_?wise|(?:^|[._])dw(?:_?conv)?\d*(?:$|[._])", re.IGNORECASE)

@@ -39,9 +39,10 @@ _HOOKED = {"WeightNorm": ("g", "v"), "SpectralNorm": ("orig", "u", "v")}
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     """The model inside torch.compile, DataParallel and DistributedDataParallel."""
     while True:
-        inner = model._modules.get("_orig_mod")
+        inside = dict(model.named_children())
+        inner = inside.get("_orig_mod")
         if inner is None and type(model).__name__ in ("DataParallel", "DistributedDataParallel"):
-            inner = model._modules.get("module")
+            inner = inside.get("module")
         if inner is None:
             return model
         model = inner
@@ -63,39 +64,64 @@ def evaluated(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextlib.contextmanager
+def without_caches(model: torch.nn.Module) -> Iterator[None]:
+    """Hugging Face's models without their caches of keys and values, which no graph can return."""
+    configs = {
+        id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None
+    }
+    cached = [config for config in configs.values() if getattr(config, "use_cache", None) is True]
+    for config in cached:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in cached:
+            config.use_cache = True
+
+
 def check(model: torch.nn.Module) -> None:
     """Refuse what holds no values, or none that are the weights.
 
     Raises:
         ConversionError: naming the tensor and the mend.
     """
-    import torch
-
     for name, module in model.named_modules():
         if hasattr(module, "_packed_params") or ".quantized." in f"{type(module).__module__}.":
             raise _refused(name or type(module).__name__, "is quantised", "convert the model before it is quantised")
-    for name, tensor in _tensors(model):
-        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
-            raise _refused(name, "is not initialised: its module is lazy", "call the model once with an example input")
-        if tensor.is_meta:
-            raise _refused(name, "is on the meta device and has no values", "load the weights first")
-        if tensor.is_quantized:
-            raise _refused(name, "is quantised", "convert the model before it is quantised")
-        if tensor.layout != torch.strided:
-            raise _refused(name, f"is stored as {tensor.layout}", "make it dense first (to_dense())")
-        foreign = type(tensor).__module__.startswith("bitsandbytes")
-        if foreign or type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-            kind = type(tensor).__name__
-            raise _refused(name, f"is a {kind}, no plain tensor", "convert the model before it is quantised or sharded")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        refuse(name, tensor)
+
+
+def refuse(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor that holds no values, or none that are the weights.
+
+    Raises:
+        ConversionError: naming the tensor and the mend.
+    """
+    import torch
+    from onnx_ir import tensor_adapters
+
+    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        raise _refused(name, "is not initialised: its module is lazy", "call the model once with an example input")
+    if tensor.is_meta:
+        raise _refused(name, "is on the meta device and has no values", "load the weights first")
+    if tensor.is_quantized:
+        raise _refused(name, "is quantised", "convert the model before it is quantised")
+    try:
+        tensor_adapters.from_torch_dtype(tensor.dtype)
+    except TypeError:
+        raise _refused(name, f"is of type {tensor.dtype}, which ONNX has not", "convert it to another first") from None
+    if tensor.layout != torch.strided:
+        raise _refused(name, f"is stored as {tensor.layout}", "make it dense first, with to_dense()")
+    foreign = type(tensor).__module__.startswith("bitsandbytes")
+    if foreign or type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        kind = type(tensor).__name__
+        raise _refused(name, f"is a {kind}, no plain tensor", "convert the model before it is quantised or sharded")
 
 
 def _refused(name: str, what: str, mend: str) -> ConversionError:
     return ConversionError(f"tensor {clean(name)!r} {what}: {mend}")
-
-
-def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
 
 
 def modules(model: torch.nn.Module) -> list[Module]:
@@ -109,25 +135,25 @@ def modules(model: torch.nn.Module) -> list[Module]:
     """
     import torch
 
-    store = _Store()
+    store = Store()
     if isinstance(model, torch.jit.ScriptModule):
         return _scripted(model, store)
     return [one for name, module, weights in _owners(model, store) for one in _one(name, module, weights)]
 
 
-def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Each weight as its module computes with it, by the name that it has in the converted model."""
+def weights(model: torch.nn.Module) -> list[ir.TensorProtocol]:
+    """Each weight as its module computes with it, under the name that it has in the converted model."""
     import torch
 
-    store = _Store()
+    store = Store()
     if isinstance(model, torch.jit.ScriptModule):
         _scripted(model, store)
     else:
         list(_owners(model, store))
-    return {tensor.name: tensor.raw for tensor in store.every()}
+    return store.every()
 
 
-def _owners(model: torch.nn.Module, store: _Store) -> Iterator[tuple[str, torch.nn.Module, Weights]]:
+def _owners(model: torch.nn.Module, store: Store) -> Iterator[tuple[str, torch.nn.Module, Weights]]:
     """Every module with its own weights."""
     inner: set[str] = set()
     for name, module in model.named_modules():
@@ -139,20 +165,21 @@ def _owners(model: torch.nn.Module, store: _Store) -> Iterator[tuple[str, torch.
         yield name, module, store.weights(name, module)
 
 
-class _Store:
+class Store:
     """Tensors of the model as onnx_ir has them, tied ones once."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], ir.TensorProtocol] = {}
 
-    def every(self) -> Iterator[Any]:
+    def every(self) -> list[ir.TensorProtocol]:
         """All that it holds."""
-        yield from self._known.values()
+        return list(self._known.values())
 
     def weights(self, name: str, module: torch.nn.Module) -> Weights:
-        """A module's own tensors, each as the module computes with it."""
+        """A module's own tensors, each as the module computes with it; buffers that are not saved are no weights."""
         own = {**module._parameters, **module._buffers}
         computed, parts = _computed(module)
+        parts |= set(module._non_persistent_buffers_set)
         own |= computed
         kept = {key: value for key, value in own.items() if value is not None and key not in parts}
         return {key: Weight(self.tensor(_path(name, key), value)) for key, value in kept.items()}
@@ -242,29 +269,39 @@ def _path(name: str, key: str) -> str:
 def _one(name: str, module: torch.nn.Module, weights: Weights) -> Iterator[Module]:
     """What one module is: by its class, else by its tensors' names and shapes."""
     for base in type(module).__mro__:
-        known = _KNOWN.get(base.__name__)
-        if known is not None and base.__module__.startswith(("torch.nn.modules.", "transformers.")):
+        known = _KNOWN.get((base.__module__.rpartition(".")[0], base.__name__))
+        if known is not None:
             yield from known(name, module, weights)
             break
     yield from kinds.modules({_path(name, key): weight.tensor for key, weight in weights.items()})
 
 
 def _linear(name: str, _: Any, weights: Weights) -> Iterator[Module]:
-    yield Dense(name, weights.pop("weight"), weights.pop("bias", None))
+    if "weight" in weights:
+        yield Dense(name, weights.pop("weight"), weights.pop("bias", None))
+
+
+def _bilinear(name: str, _: Any, weights: Weights) -> Iterator[Module]:
+    """A matrix for each output."""
+    if "weight" in weights:
+        yield Dense(name, weights.pop("weight"))
 
 
 def _conv1d(name: str, _: Any, weights: Weights) -> Iterator[Module]:
     """Hugging Face's: (inputs, outputs)."""
-    yield Dense(name, weights.pop("weight"), weights.pop("bias", None), inputs_first=True)
+    if "weight" in weights:
+        yield Dense(name, weights.pop("weight"), weights.pop("bias", None), inputs_first=True)
 
 
 def _convolution(name: str, module: Any, weights: Weights) -> Iterator[Module]:
-    bias = weights.pop("bias", None)
-    yield Convolution(name, weights.pop("weight"), bias, int(module.groups), bool(module.transposed))
+    if "weight" in weights:
+        bias = weights.pop("bias", None)
+        yield Convolution(name, weights.pop("weight"), bias, int(module.groups), bool(module.transposed))
 
 
 def _embedding(name: str, _: Any, weights: Weights) -> Iterator[Module]:
-    yield Embedding(name, weights.pop("weight"))
+    if "weight" in weights:
+        yield Embedding(name, weights.pop("weight"))
 
 
 def _batch_norm(name: str, _: Any, weights: Weights) -> Iterator[Module]:
@@ -307,6 +344,8 @@ def _recurrent(name: str, module: Any, weights: Weights) -> Iterator[Module]:
     for layer in range(module.num_layers):
         for direction in ("", "_reverse")[: 2 if module.bidirectional else 1]:
             end = f"l{layer}{direction}"
+            if not {f"weight_ih_{end}", f"weight_hh_{end}"} <= weights.keys():
+                continue
             biases = [weights.pop(f"bias_{of}_{end}", None) for of in ("ih", "hh")]
             yield Recurrent(
                 name,
@@ -319,9 +358,9 @@ def _recurrent(name: str, module: Any, weights: Weights) -> Iterator[Module]:
             )
 
 
-_KNOWN: dict[str, Callable[[str, Any, Weights], Iterator[Module]]] = {
+_TORCH = {
     "Linear": _linear,
-    "Conv1D": _conv1d,
+    "Bilinear": _bilinear,
     "_ConvNd": _convolution,
     "Embedding": _embedding,
     "EmbeddingBag": _embedding,
@@ -332,9 +371,14 @@ _KNOWN: dict[str, Callable[[str, Any, Weights], Iterator[Module]]] = {
     "MultiheadAttention": _attention,
     **dict.fromkeys(_GATES, _recurrent),
 }
+#: By package and class. A subclass may hold less, or more, than its base.
+_KNOWN: dict[tuple[str, str], Callable[[str, Any, Weights], Iterator[Module]]] = {
+    ("transformers", "Conv1D"): _conv1d,
+    **{("torch.nn.modules", name): known for name, known in _TORCH.items()},
+}
 
 
-def _scripted(model: torch.nn.Module, store: _Store) -> list[Module]:
+def _scripted(model: torch.nn.Module, store: Store) -> list[Module]:
     """A ScriptModule's: its classes are gone but for their names, so that names and shapes tell."""
     owners = {name: getattr(module, "original_name", "") for name, module in model.named_modules()}
     tensors = {name: store.tensor(name, values) for name, values in model.state_dict().items()}

@@ -129,7 +129,7 @@ def print_summary(console: Console, summary: Mapping[str, float]) -> None:
     means = {name: value for name, value in summary.items() if name != "folded"}
     if all(math.isnan(value) for value in means.values()):
         return
-    parts = [f"{name} {_number(value)}" for name, value in means.items()]
+    parts = [f"{name} {number(value)}" for name, value in means.items()]
     console.print("mean: " + ", ".join(parts), markup=False, highlight=False)
 
 
@@ -262,13 +262,14 @@ def _least_width(column: str, heading: str, values: list[str]) -> int:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return _number(value)
+        return number(value)
     if isinstance(value, list):
         return "x".join(map(str, value)) or "scalar"
     return "" if value is None or str(value) == "<NA>" else clean(value)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A number as people read it: three decimals, or powers of ten where they say more."""
     if math.isnan(value):
         return "-"
     if value.is_integer() and abs(value) < 1e6:
