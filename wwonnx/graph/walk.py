@@ -135,7 +135,7 @@ def walk(model: ir.Model, splits: Splits | None = None) -> Walk:
         if constant_tensor(node) is not None:
             continue
         inside = bool(node.outputs) and finder.find(node.outputs[0]) is not None
-        if inside and not is_onnx(node, "Gather"):
+        if inside and not _is_lookup(node, finder):
             continue  # a step of a constant expression: what reads its result is the layer
         for operand in operands(Site(node, finder, splits or Splits())):
             if operand.refused or isinstance(operand.weight, Opaque):
@@ -160,6 +160,12 @@ def walk(model: ir.Model, splits: Splits | None = None) -> Walk:
     taken = {leaf for refusal in refused for leaf in refusal.leaves}
     weights = ties.merge(list(_settle_tables(found, tables, taken).values()))
     return _result(model, every, finder, weights, refused)
+
+
+def _is_lookup(node: ir.Node, finder: ConstantFinder) -> bool:
+    """Whether a step of a constant expression looks rows up, as opposed to taking one of several parts."""
+    indices = finder.constant(node, 1) if is_onnx(node, "Gather") else None
+    return indices is not None and len(indices.shape) > 0
 
 
 def _settle_tables(found: dict[Hashable, Found], tables: list[Found], refused: set[ir.Value]) -> dict[Hashable, Found]:
