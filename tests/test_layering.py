@@ -21,7 +21,7 @@ LAYERS = (
     {"graph", "spectral", "converters"},
     {"analysis", "columns", "derive", "tails"},
     {"execute"},
-    {"watcher", "comparison", "smoothing", "advice"},
+    {"watcher", "comparison", "legacy", "smoothing", "advice"},
     {"cli", "report"},
     {"__init__", "__main__"},
 )

@@ -66,6 +66,8 @@ class WeightWatcher:
                 logger.setLevel(log_level)
             except (ValueError, TypeError):
                 raise OptionError(f"log_level={log_level!r}: give a level of logging, such as 'INFO'") from None
+        #: Where this object's messages go; put a logger of your own here to have them apart.
+        self.logger = logger
         self._source: Source | None = None
         self._walk: tuple[Splits, Walk] | None = None
         self._options = Options()
@@ -183,7 +185,7 @@ class WeightWatcher:
 
         options = Options.make(base=base_model is not None, **{name: given[name] for name in _OPTIONS})
         chosen = self._select(model, layers, options, base_model)
-        logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
+        self.logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
         with reporter(progress) as report:
             rows = local.run(
                 chosen,
@@ -198,7 +200,7 @@ class WeightWatcher:
         self._details = details
         self._note = analysis.folding_note(sum(layer.folded for layer in chosen), len(chosen))
         if self._note:
-            logger.warning(self._note)
+            self.logger.warning(self._note)
         return details
 
     def describe(
@@ -535,7 +537,7 @@ class WeightWatcher:
         rows += [{**vars(skip), "shape": list(skip.shape)} for skip in walk.skipped]
         self._skipped = rows
         if rows:
-            logger.info("%d weights are left out; get_skipped() lists them with the reasons", len(rows))
+            self.logger.info("%d weights are left out; get_skipped() lists them with the reasons", len(rows))
         return [layer for layer, reason in reasons if not reason]
 
 

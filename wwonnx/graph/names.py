@@ -1,7 +1,8 @@
 """Module names (`layer1.0.conv1`) out of parameter names, exporter metadata and node paths.
 
-The sources of a name, best first: the tensor's own name where it is a parameter's; what PyTorch's dynamo exporter wrote
-into the metadata; the node's path (TorchScript, TensorFlow); the tensor's path; whatever name there is.
+The sources of a name, best first: what a converter noted; the tensor's own name where it is a parameter's; what
+PyTorch's dynamo exporter wrote into the metadata; the node's path (TorchScript, TensorFlow); the tensor's path;
+whatever name there is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import onnx_ir as ir
 
 from .traverse import metadata
 from .words import clean, string_list
+
+#: Where a converter notes, in a tensor's metadata, the name of the layer that the tensor is.
+LAYER_KEY = "wwonnx.layer"
 
 _SIGNATURE = re.compile(r"^\s*(\w+): (?:PARAMETER|BUFFER) target='([^']+)'", re.MULTILINE)
 _FX_ARGUMENT = re.compile(r"%(\w+)")
@@ -68,6 +72,9 @@ class Namer:
         """The best name, and whether it is the tensor's own."""
         if root.producer() is node:  # its values are in the node's attributes
             return node.name or node.op_type, False
+        noted = metadata(root, LAYER_KEY)
+        if noted:
+            return noted, True
         tensor = (root.name or "").removesuffix(":0")
         for ending in ("_quantized", "_Q4", "_Q8", "_Q2", "_DQ"):
             tensor = tensor.removesuffix(ending)
