@@ -3,12 +3,12 @@
     pip install torch scikit-learn onnx onnxruntime onnxscript
     python examples/train_digits_family.py
 
-The data is that of train_digits_cnn.py, made hard enough for depth to matter: every image, in training and in the test,
-is turned by up to 60 degrees, zoomed by up to 30 %, shifted by up to a pixel and blurred by noise, differently each time
-that it is shown. The networks differ in the number of convolutions alone.
+The data is that of train_digits_cnn.py, made hard enough for depth to matter: every image, in training and in the
+test, is turned by up to 60 degrees, zoomed by up to 30 %, shifted by up to a pixel and covered with noise, differently
+each time that it is shown. The networks differ in the number of convolutions alone.
 
-Written are ``family/depth<d>.onnx``, with unfolded weights, and ``family/accuracies.csv``: for each network the share of
-20 distorted copies of each of the 450 test images that onnxruntime, running the exported file, classifies correctly.
+Written are ``family/depth<d>.onnx``, with unfolded weights, and ``family/accuracies.csv``: for each network the share
+of 20 distorted copies of each of the 450 test images that onnxruntime, running the exported file, classifies correctly.
 Every depth is trained from several seeds. The first one is exported; the columns ``mean`` and ``std`` are over all of
 them, so that a difference between depths can be held against that between two runs of one depth.
 
@@ -47,7 +47,7 @@ NOISE = 0.2
 
 
 class FamilyCNN(nn.Module):
-    """A number of 3x3 convolutions with batch normalization, halved in size twice on the way, then two linear layers."""
+    """Some 3x3 convolutions with batch normalization, the image halved twice on the way, then two linear layers."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()

@@ -20,9 +20,9 @@ LAYERS = (
     {"errors", "layer", "options", "version", "filters", "matching"},
     {"graph", "spectral", "converters"},
     {"analysis", "columns", "derive", "tails"},
-    {"execute"},
+    {"execute", "report"},
     {"watcher", "comparison", "legacy", "smoothing", "advice"},
-    {"cli", "report"},
+    {"callbacks", "cli"},
     {"__init__", "__main__"},
 )
 HEIGHT = {part: height for height, parts in enumerate(LAYERS) for part in parts}

@@ -181,7 +181,7 @@ class WeightWatcher:
             ModelError: the model can't be opened.
         """
         given = locals()
-        import pandas as pd
+        from .report.frames import Details
 
         options = Options.make(base=base_model is not None, **{name: given[name] for name in _OPTIONS})
         chosen = self._select(model, layers, options, base_model)
@@ -194,7 +194,7 @@ class WeightWatcher:
                 report,
             )
         flat = [row for some in rows for row in some]
-        details: pd.DataFrame = pd.DataFrame(
+        details: pd.DataFrame = Details(
             {column: [row.get(column, np.nan) for row in flat] for column in columns.columns(options)}
         )
         self._details = details
@@ -301,10 +301,12 @@ class WeightWatcher:
             where it was fitted. NaN where no row has a value. Where BatchNormalizations were folded into weights,
             `folded` counts the rows of such layers.
         """
+        from .report.frames import Summary
+
         details = self.get_details() if details is None else details
         summary = {metric: float(details[metric].mean()) for metric in SUMMARY if metric in details.columns}
         folded = int(details["folded"].sum()) if "folded" in details.columns else 0
-        return summary | ({"folded": folded} if folded else {})
+        return Summary(summary | ({"folded": folded} if folded else {}))
 
     def get_skipped(self) -> pd.DataFrame:
         """The weights that the last `analyze` or `describe` left out.
