@@ -11,7 +11,7 @@ valid, and analysed to the last bit, but it can't be run.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -71,10 +71,40 @@ class Weight:
         return element_type(self.tensor)
 
     @property
+    def is_view(self) -> bool:
+        """Whether it is read in another layout than stored."""
+        return bool(self.permutation or self.shape)
+
+    @property
     def read_shape(self) -> tuple[int, ...]:
         """The shape as the module reads it."""
         stored = shape_of(self.tensor)
         return self.shape or tuple(stored[axis] for axis in self.permutation) or stored
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A weight that an operator computes from others: a normalised one, a scaled one, a low-rank update.
+
+    Attributes:
+        op_type: an operator of ONNX, one of those that wwonnx evaluates.
+        operands: weights, numbers of their type, and lists of integers (axes, a shape).
+        read_shape: the result's shape.
+        attributes: of the operator, by name.
+    """
+
+    op_type: str
+    operands: tuple[Weight | Computed | float | tuple[int, ...], ...]
+    read_shape: tuple[int, ...]
+    attributes: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """That of the first tensor that it comes from."""
+        return next((leaf.name for leaf in _leaves(self)), "")
+
+
+AnyWeight: TypeAlias = Weight | Computed
 
 
 @dataclass(frozen=True)
@@ -90,7 +120,7 @@ class Dense:
     """
 
     name: str
-    weight: Weight
+    weight: AnyWeight
     bias: Weight | None = None
     inputs_first: bool = False
     packed: tuple[int, ...] = ()
@@ -109,7 +139,7 @@ class Convolution:
     """
 
     name: str
-    weight: Weight
+    weight: AnyWeight
     bias: Weight | None = None
     groups: int = 1
     transposed: bool = False
@@ -125,7 +155,7 @@ class Embedding:
     """
 
     name: str
-    table: Weight
+    table: AnyWeight
 
 
 @dataclass(frozen=True)
@@ -146,8 +176,8 @@ class Recurrent:
 
     name: str
     cell: Cell
-    input_weight: Weight
-    recurrent_weight: Weight
+    input_weight: AnyWeight
+    recurrent_weight: AnyWeight
     biases: tuple[Weight, ...] = ()
     gates: str = ""
     reverse: bool = False
@@ -223,7 +253,7 @@ class _Graph:
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
-        self._read: dict[tuple[str, tuple[int, ...], tuple[int, ...], ir.DataType], ir.Value] = {}
+        self._read: dict[tuple[AnyWeight, ir.DataType], ir.Value] = {}
         self._taken: dict[str, int] = {}
         self._fresh: list[ir.Value] = []
         self._opset = 18
@@ -231,12 +261,12 @@ class _Graph:
     def add(self, module: Module) -> None:
         """Add a module's nodes."""
         weights = _weights(module)
-        for weight in weights:
-            self._store(weight)
-        main = weights[0] if weights else None
-        if main is None or main.dtype not in FLOATS or 0 in main.read_shape:
+        for leaf in (leaf for weight in weights for leaf in _leaves(weight)):
+            self._store(leaf)
+        if not weights or 0 in weights[0].read_shape or not _is_float(weights[0]):
             return
-        dtype = ir.DataType.DOUBLE if main.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+        exact = any(leaf.dtype == ir.DataType.DOUBLE for leaf in _leaves(weights[0]))
+        dtype = ir.DataType.DOUBLE if exact else ir.DataType.FLOAT
         match module:
             case Dense():
                 self._dense(module, dtype)
@@ -419,24 +449,43 @@ class _Graph:
             known.metadata_props.setdefault(LAYER_KEY, weight.layer)
         return known
 
-    def _value(self, weight: Weight, dtype: ir.DataType) -> ir.Value:
+    def _value(self, weight: AnyWeight, dtype: ir.DataType) -> ir.Value:
         """A weight as its module reads it, of this type."""
-        key = (weight.name, weight.permutation, weight.shape, dtype)
-        if key not in self._read:
-            value, shape = self._store(weight), shape_of(weight.tensor)
-            if weight.dtype != dtype:
-                value = self._one("Cast", weight.name, [value], dtype, shape, to=int(dtype))
-            if weight.permutation:
-                _check(sorted(weight.permutation) == list(range(len(shape))), weight, f"axes {weight.permutation}")
-                shape = tuple(shape[axis] for axis in weight.permutation)
-                value = self._one("Transpose", weight.name, [value], dtype, shape, perm=list(weight.permutation))
-            if weight.shape:
-                _check(math.prod(weight.shape) == math.prod(shape), weight, f"{list(weight.shape)}")
-                value = self._one("Reshape", weight.name, [value, self._constant(weight.shape)], dtype, weight.shape)
-            self._read[key] = value
-        return self._read[key]
+        if (weight, dtype) not in self._read:
+            read = self._computed(weight, dtype) if isinstance(weight, Computed) else self._arranged(weight, dtype)
+            self._read[weight, dtype] = read
+        return self._read[weight, dtype]
 
-    def _optional(self, weight: Weight | None, dtype: ir.DataType) -> ir.Value | None:
+    def _arranged(self, weight: Weight, dtype: ir.DataType) -> ir.Value:
+        value, shape = self._store(weight), shape_of(weight.tensor)
+        if weight.dtype != dtype:
+            value = self._value(Weight(weight.tensor), dtype) if weight.is_view else self._cast(weight, value, dtype)
+        if weight.permutation:
+            _check(sorted(weight.permutation) == list(range(len(shape))), weight, f"axes {weight.permutation}")
+            shape = tuple(shape[axis] for axis in weight.permutation)
+            value = self._one("Transpose", weight.name, [value], dtype, shape, perm=list(weight.permutation))
+        if weight.shape:
+            _check(math.prod(weight.shape) == math.prod(shape), weight, f"{list(weight.shape)}")
+            value = self._reshaped(value, weight.shape, dtype)
+        return value
+
+    def _cast(self, weight: Weight, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        return self._one("Cast", weight.name, [value], dtype, _sizes(value), to=int(dtype))
+
+    def _computed(self, weight: Computed, dtype: ir.DataType) -> ir.Value:
+        operands = []
+        for operand in weight.operands:
+            if isinstance(operand, tuple):
+                operands.append(self._constant(operand))
+            elif isinstance(operand, (int, float)):
+                number = ir.Tensor(np.array(operand, dtype.numpy()))
+                operands.append(self._one("Constant", "number", [], dtype, (), value=number))
+            else:
+                own = operand.dtype if isinstance(operand, Weight) and operand.dtype not in FLOATS else dtype
+                operands.append(self._value(operand, own))
+        return self._one(weight.op_type, weight.name, operands, dtype, weight.read_shape, **dict(weight.attributes))
+
+    def _optional(self, weight: AnyWeight | None, dtype: ir.DataType) -> ir.Value | None:
         return None if weight is None else self._value(weight, dtype)
 
     def _reshaped(self, value: ir.Value, shape: tuple[int, ...], dtype: ir.DataType) -> ir.Value:
@@ -498,8 +547,9 @@ class _Graph:
         return unique
 
 
-def _weights(module: Module) -> list[Weight]:
-    """A module's tensors, that which makes it what it is first."""
+def _weights(module: Module) -> list[AnyWeight]:
+    """A module's weights, that which makes it what it is first."""
+    every: list[AnyWeight | None]
     match module:
         case Dense() | Convolution():
             every = [module.weight, module.bias]
@@ -516,6 +566,21 @@ def _weights(module: Module) -> list[Weight]:
     return [weight for weight in every if weight is not None]
 
 
+def _leaves(weight: AnyWeight) -> Iterator[Weight]:
+    """The stored weights that a weight is or comes from, in order."""
+    if isinstance(weight, Weight):
+        yield weight
+        return
+    for operand in weight.operands:
+        if isinstance(operand, Weight | Computed):
+            yield from _leaves(operand)
+
+
+def _is_float(weight: AnyWeight) -> bool:
+    """Whether the values are floating point numbers, as those of all that is computed are."""
+    return isinstance(weight, Computed) or weight.dtype in FLOATS
+
+
 def _sizes(value: ir.Value) -> tuple[int, ...]:
     """The shape of a value that the builder made."""
     assert value.shape is not None, "each is given one"
@@ -526,13 +591,13 @@ def _joined(owner: str, what: str) -> str:
     return f"{owner}/{what}" if owner else what
 
 
-def _check(fits: bool, weight: Weight, wanted: str) -> None:
+def _check(fits: bool, weight: AnyWeight, wanted: str) -> None:
     if not fits:
         raise ConversionError(
             f"tensor {weight.name!r} is {list(weight.read_shape)}, where {wanted} was expected; check the checkpoint"
         )
 
 
-def _check_bias(bias: Weight | None, outputs: int) -> None:
+def _check_bias(bias: AnyWeight | None, outputs: int) -> None:
     if bias is not None:
         _check(bias.read_shape == (outputs,), bias, f"a bias of {outputs} values")

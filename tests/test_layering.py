@@ -21,7 +21,7 @@ LAYERS = (
     {"graph", "spectral", "converters"},
     {"analysis", "columns", "derive", "tails"},
     {"execute", "report"},
-    {"watcher", "comparison", "legacy", "smoothing", "advice"},
+    {"watcher", "compare", "correlation", "distances", "legacy", "smoothing", "advice"},
     {"callbacks", "cli"},
     {"__init__", "__main__"},
 )

@@ -7,6 +7,7 @@ Importing the package is fast and changes nothing: no framework is imported, no 
 """
 
 from .advice import advise
+from .compare import Comparison, compare
 from .errors import ConversionError, ModelError, OptionError, UnsafeModelError, WeightError, WwonnxError
 from .layer import LAYER_TYPE
 from .version import __version__
@@ -14,6 +15,7 @@ from .watcher import WeightWatcher, analyze, describe
 
 __all__ = [
     "LAYER_TYPE",
+    "Comparison",
     "ConversionError",
     "ModelError",
     "OptionError",
@@ -24,5 +26,6 @@ __all__ = [
     "__version__",
     "advise",
     "analyze",
+    "compare",
     "describe",
 ]

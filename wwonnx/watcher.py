@@ -346,10 +346,10 @@ class WeightWatcher:
             OptionError: there is no such method or layer.
             ModelError: a model can't be opened.
         """
-        from . import comparison
+        from . import distances
 
         first, second = (WeightWatcher(model)._walked(Options()).layers for model in (model_1, model_2))
-        frame = comparison.compare_layers(filters.select(first, layers), second, method)
+        frame = distances.compare_layers(filters.select(first, layers), second, method)
         return float(frame["delta_W"].mean()), float(frame["delta_b"].mean()), frame
 
     def SVDSmoothing(

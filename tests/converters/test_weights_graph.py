@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from wwonnx.converters.weights_graph import (
     BatchNormalization,
+    Computed,
     Convolution,
     Dense,
     Embedding,
@@ -284,6 +285,35 @@ def test_element_types(dtype: str) -> None:
         assert found.dtype == ir.DataType.from_numpy(numpy_type).name.lower()
         assert found.read().astype(np.float64).tobytes() == array.astype(np.float64).tobytes()
         assert found.eps == float(ml_dtypes.finfo(numpy_type).eps)
+
+
+def test_computed_weights() -> None:
+    """A base plus a scaled low-rank update, codes with their scale, and a weight of one length per output."""
+    base, up, down, codes = (
+        gaussian(7, 5),
+        gaussian(7, 2),
+        gaussian(2, 5),
+        np.arange(-10, 11, dtype=np.int8).reshape(7, 3),
+    )
+    product = Computed("MatMul", (weight("fc.B", up), weight("fc.A", down)), (7, 5))
+    update = Computed("Mul", (product, 2.0), (7, 5))
+    narrow = weight("norm.weight_v", base.astype(np.float16))
+    length = Computed("ReduceL2", (narrow, (1,)), (7, 1), (("keepdims", 1),))
+    modules: list[Module] = [
+        Dense("fc", Computed("Add", (weight("fc.weight", base), update), (7, 5))),
+        Dense("int", Computed("DequantizeLinear", (weight("int.weight", codes), 0.5), (7, 3))),
+        Dense("norm", Computed("Div", (narrow, length), (7, 5))),
+        Embedding("table", product),
+    ]
+    model = build(modules)
+    run(model)
+    found = layers(model)
+    assert list(found) == ["fc", "int", "norm", "fc.B"]
+    rounded = base.astype(np.float16).astype(np.float32)
+    expected = [base + 2 * up @ down, codes * 0.5, rounded / np.linalg.norm(rounded, axis=1, keepdims=True), up @ down]
+    for each, values in zip(found.values(), expected, strict=True):
+        assert np.allclose(each.read(), values, atol=1e-5)
+    assert (found["fc"].longname, found["norm"].dtype) == ("fc.weight", "float16")
 
 
 def test_float64_convolutions_stay_exact() -> None:

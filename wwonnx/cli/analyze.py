@@ -30,9 +30,7 @@ def command(
     **options: Any,
 ) -> int:
     """Compute the metrics of each layer of one or more ONNX models."""
-    options |= {"layers": shared.layer_filter(layers), "detX": detx}
-    options["intra"] = options["intra"] or False
-    options["peft"] = {None: False, "updates": True}.get(options["peft"], options["peft"])
+    options = shared.analysis_options(layers, detx, options)
     bar = sys.stderr.isatty() if progress is None else progress
 
     def examine(model: str, watcher: WeightWatcher) -> Result:

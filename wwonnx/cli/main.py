@@ -17,6 +17,7 @@ _COMMANDS = {
     "analyze": "Metrics of each layer.",
     "describe": "The layers of a model, without reading them.",
     "inventory": "Every constant, and the layer it became or why not.",
+    "compare": "Which of several models is better, and how metrics go with accuracy.",
     "distances": "How far the layers of two models are from each other.",
     "smooth": "Cut weights down to their signal, in a new model.",
 }

@@ -106,3 +106,10 @@ def layer_filter(texts: tuple[str, ...]) -> list[int | str] | None:
     """The filter that --layers stands for: whole numbers are ids, the rest names, patterns or types."""
     items = [item.strip() for text in texts for item in text.split(",") if item.strip()]
     return [int(item) if re.fullmatch(r"-?\d+", item) else item for item in items] or None
+
+
+def analysis_options(layers: tuple[str, ...], detx: bool, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `WeightWatcher.analyze` that `selection` and `metrics` stand for."""
+    intra = given["intra"] or False
+    peft = {None: False, "updates": True}.get(given["peft"], given["peft"])
+    return given | {"layers": layer_filter(layers), "detX": detx, "intra": intra, "peft": peft}

@@ -85,10 +85,15 @@ def write(command: str, results: list[Result], options: dict[str, Any], format_:
         content = _joined(results).to_csv(index=False).encode()
     else:
         content = "\n\n".join(_markdown(result, titled=len(results) > 1) for result in results).encode() + b"\n"
+    put(content, output)
+
+
+def put(content: bytes, output: Path | None) -> None:
+    """Write to standard output, or to a file that appears whole or not at all."""
     if output is None:
         sys.stdout.buffer.write(content)
-        return
-    _replace(output, content)
+    else:
+        _replace(output, content)
 
 
 def _replace(output: Path, content: bytes) -> None:
@@ -110,16 +115,24 @@ def _replace(output: Path, content: bytes) -> None:
 
 def _tables(results: list[Result], output: Path | None) -> bytes | None:
     """Print tables to the terminal, or render them for a file."""
+
+    def show(console: Console) -> None:
+        for index, result in enumerate(results):
+            if len(results) > 1:
+                console.print(f"{os.linesep if index else ''}{result.model}", markup=False, style="bold")
+            result.show(console)
+
+    return printed(show, output)
+
+
+def printed(show: Callable[[Console], None], output: Path | None) -> bytes | None:
+    """Print to the terminal, or render for a file what `show` prints."""
     from rich.console import Console
 
     text = io.StringIO()
     # Away from a terminal nothing has to fit: files and pipes get all columns.
     wide = None if output is None and sys.stdout.isatty() else int(os.environ.get("COLUMNS") or 240)
-    console = Console(file=text if output else sys.stdout, width=wide, highlight=False, soft_wrap=False)
-    for index, result in enumerate(results):
-        if len(results) > 1:
-            console.print(f"{os.linesep if index else ''}{result.model}", markup=False, style="bold")
-        result.show(console)
+    show(Console(file=text if output else sys.stdout, width=wide, highlight=False, soft_wrap=False))
     return text.getvalue().encode() if output else None
 
 
@@ -142,22 +155,17 @@ def _joined(results: list[Result], always_named: bool = False) -> pd.DataFrame:
 
 
 def _json(command: str, results: list[Result], options: dict[str, Any]) -> str:
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "command": command,
-        "versions": versions(),
-        "options": options,
-        "models": [
-            {
-                "model": result.model,
-                "sha256": result.sha256,
-                **{key: _plain(value) for key, value in result.extra.items()},
-                "rows": [_plain(row) for row in result.frame.to_dict("records")],
-            }
-            for result in results
-        ],
-    }
-    return json.dumps(document, indent=2, allow_nan=False)
+    models = [
+        {"model": result.model, "sha256": result.sha256, **result.extra, "rows": result.frame.to_dict("records")}
+        for result in results
+    ]
+    return document(command, options, {"models": models})
+
+
+def document(command: str, options: dict[str, Any], fields: dict[str, Any]) -> str:
+    """The JSON of a command: what was done with which versions and options, and its own fields."""
+    about = {"schema_version": SCHEMA_VERSION, "command": command, "versions": versions(), "options": options}
+    return json.dumps(_plain(about | fields), indent=2, allow_nan=False)
 
 
 def versions() -> dict[str, str]:
@@ -184,12 +192,15 @@ def _plain(value: Any) -> Any:
 
 
 def _markdown(result: Result, titled: bool) -> str:
+    table = markdown_table(result.frame)
+    return f"### {result.model}\n\n{table}" if titled else table
+
+
+def markdown_table(frame: pd.DataFrame) -> str:
     """A table in Markdown."""
-    lines = [f"### {result.model}", ""] if titled else []
-    columns = list(result.frame.columns)
-    lines.append("| " + " | ".join(columns) + " |")
-    lines.append("|" + "---|" * len(columns))
-    rows = result.frame.to_dict("records")
+    columns = list(frame.columns)
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    rows = frame.to_dict("records")
     lines += ["| " + " | ".join(_markdown_cell(row[column]) for column in columns) + " |" for row in rows]
     return "\n".join(lines)
 

@@ -6,14 +6,20 @@ threads a layer gets follows from its size alone, so that every bit of its eigen
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from itertools import groupby
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..layer import WeightLayer
 from .progress import Progress
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -57,8 +63,6 @@ def run(
         complete: makes the final result of each layer. It is called in the caller's thread.
         progress: called in the caller's thread after each layer.
     """
-    from threadpoolctl import ThreadpoolController
-
     tasks = sorted((_Task(index, layer) for index, layer in enumerate(layers)), key=lambda task: -task.work)
     results: dict[int, Result] = {}
     done_work, all_work = 0.0, sum(task.work for task in tasks)
@@ -77,9 +81,23 @@ def run(
     small = [task for task in tasks if task.M < _LARGE]
     if small:
         budget = max(_SHARED_BYTES, *(task.memory for task in tasks))
-        with ThreadpoolController().limit(limits=1, user_api="blas"):
+        with _one_blas_thread():
             _side_by_side(_batches(small, budget), work, finish, budget)
     return [results[index] for index in range(len(tasks))]
+
+
+def _one_blas_thread() -> AbstractContextManager[object]:
+    """Each BLAS call runs on the thread that makes it, for as long as the context lasts."""
+    limited: AbstractContextManager[object] = _controller(len(sys.modules)).limit(limits=1, user_api="blas")
+    return limited
+
+
+@functools.lru_cache(maxsize=1)
+def _controller(modules: int) -> ThreadpoolController:
+    """The BLAS libraries that are loaded; a look through the process's maps that is worth keeping until more are."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def _batches(tasks: list[_Task], budget: int) -> list[list[_Task]]:

@@ -84,9 +84,34 @@ _SMOOTHING = {
     "parameters_after": "after",
     "reason": "reason",
 }
+_MODELS = {
+    "name": "model",
+    "accuracy": "accuracy",
+    "alpha_weighted": "alpha_weighted",
+    "log_norm": "log_norm",
+    "alpha": "alpha",
+    "log_alpha_norm": "log_alpha_norm",
+    "log_spectral_norm": "log_spectral_norm",
+    "layers": "layers",
+    "group": "group",
+    "stable_rank": "stable_rank",
+    "mp_softrank": "mp_softrank",
+}
+_CORRELATIONS = {
+    "name": "metric",
+    "group": "group",
+    "n": "n",
+    "kendall_tau": "tau",
+    "spearman_rho": "rho",
+    "slope": "slope",
+    "rmse": "RMSE",
+    "r2": "R2",
+    "kendall_p": "p (tau)",
+    "spearman_p": "p (rho)",
+}
 _SKIPPED = {"name": "name", "shape": "shape", "op_type": "read by", "reason": "reason"}
 #: Columns of words. Those that may wrap do so no narrower than this; numbers never wrap.
-_WORDS = {"name", "status", "ops", "outcome", "reason", "longname", "op_type", "layer_type", "dtype", "name_2"}
+_WORDS = {"name", "status", "ops", "outcome", "reason", "longname", "op_type", "layer_type", "dtype", "name_2", "group"}
 _LEAST = {"name": 14, "status": 26, "ops": 8, "outcome": 16, "reason": 16, "longname": 10, "op_type": 10, "name_2": 10}
 
 
@@ -133,6 +158,16 @@ def print_inventory(console: Console, inventory: pd.DataFrame) -> None:
     frame = inventory.assign(outcome=[_outcome(row) for row in inventory.to_dict("records")])
     _print(console, frame, _INVENTORY)
     console.print(share(inventory), markup=False, highlight=False)
+
+
+def print_models(console: Console, summaries: pd.DataFrame) -> None:
+    """One line per model: its means."""
+    _print(console, summaries.reset_index(names="name"), _MODELS)
+
+
+def print_correlations(console: Console, correlations: pd.DataFrame) -> None:
+    """One line per metric, and per group where there are groups."""
+    _print(console, correlations.reset_index().rename(columns={"metric": "name"}), _CORRELATIONS)
 
 
 def print_skipped(console: Console, skipped: pd.DataFrame) -> None:

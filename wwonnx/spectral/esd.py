@@ -16,6 +16,8 @@ Load: TypeAlias = Callable[[], NDArray[Any]]
 
 #: From this M on a matrix is decomposed in place by LAPACK; smaller ones together.
 LARGE = 1024
+#: numpy lets other threads run during a call on more eigenvalues than this.
+_TOGETHER = 512
 #: Below this width a product of many matrices in one call beats one call each.
 _TINY_WIDTH = 96
 
@@ -91,6 +93,16 @@ def spectra(loads: Sequence[Load], eps: Sequence[float]) -> list[Spectrum | Weig
     """
     found: list[Spectrum | WeightError] = []
     grams: dict[int, list[tuple[int, Array]]] = {}
+
+    def decompose(alike: list[tuple[int, Array]]) -> None:
+        for (index, _), values in zip(alike, _eigenvalues([gram for _, gram in alike]), strict=True):
+            try:
+                if isinstance(values, WeightError):
+                    raise values
+                found[index] = _with_ranks(values, loads[index], eps[index])
+            except WeightError as error:
+                found[index] = error
+
     for index, load in enumerate(loads):
         try:
             matrices = load()
@@ -102,27 +114,27 @@ def spectra(loads: Sequence[Load], eps: Sequence[float]) -> list[Spectrum | Weig
                 continue
             found.append(WeightError("not computed"))
             _check_finite(np.diagonal(gram, axis1=1, axis2=2), load)
-            grams.setdefault(gram.shape[1], []).append((index, gram))
         except WeightError as error:
             found[index:] = [error]
-    for alike in grams.values():
-        stack = alike[0][1] if len(alike) == 1 else np.concatenate([gram for _, gram in alike])
-        try:
-            # The other triangle of a transpose is the same, and the copy that LAPACK works on needs no strides.
-            values = np.linalg.eigvalsh(stack.swapaxes(1, 2))
-        except np.linalg.LinAlgError as error:
-            for index, _ in alike:
-                found[index] = WeightError(f"the eigenvalues did not converge ({error})")
             continue
-        start = 0
-        for index, gram in alike:
-            own = values[start : start + len(gram)]
-            start += len(gram)
-            try:
-                found[index] = _with_ranks(own, loads[index], eps[index])
-            except WeightError as error:
-                found[index] = error
+        alike = grams.setdefault(gram.shape[1], [])
+        alike.append((index, gram))
+        if sum(len(each) for _, each in alike) * gram.shape[1] > _TOGETHER:
+            decompose(grams.pop(gram.shape[1]))  # while they are still in the processor's cache
+    for alike in grams.values():
+        decompose(alike)
     return found
+
+
+def _eigenvalues(grams: Sequence[Array]) -> list[Array | WeightError]:
+    """Eigenvalues of stacks of Gram matrices of equal width, ascending, in one call of numpy."""
+    stack = grams[0] if len(grams) == 1 else np.concatenate(grams)
+    try:
+        # The other triangle of a transpose is the same, and the copy that LAPACK works on needs no strides.
+        values = np.linalg.eigvalsh(stack.swapaxes(1, 2))
+    except np.linalg.LinAlgError as error:
+        return [WeightError(f"the eigenvalues did not converge ({error})") for _ in grams]
+    return list(np.split(values, np.cumsum([len(gram) for gram in grams])[:-1]))
 
 
 def _with_ranks(values: Array, load: Load, eps: float) -> Spectrum:
@@ -164,7 +176,7 @@ def _gram(matrices: NDArray[Any]) -> Array:
     length, width = tall.shape[1:]
     with np.errstate(over="ignore", invalid="ignore"):  # infinite weights are reported, not warned of
         if width < _TINY_WIDTH and length <= _BLOCK_ROWS:
-            exact = tall.astype(np.float64)
+            exact = tall.astype(np.float64, order="C")  # BLAS wants a kernel's positions, which lie interleaved, apart
             gram: Array = np.matmul(exact.swapaxes(1, 2), exact)
             return gram
         gram = np.zeros((count, width, width))
@@ -205,17 +217,14 @@ def _triangle(matrix: NDArray[Any], syrk: Any) -> Array:
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     length, width = tall.shape
     block = length if length <= 4 * width else _BLOCK_ROWS
-    gram: Array | None = None
+    # Zeros that the system gives cost nothing before they are touched; scipy, left to make it, writes every one.
+    gram: Array = np.zeros((width, width), order="F")
     for start in range(0, length, block):
         exact = tall[start : start + block].astype(np.float64)  # in the order in which it lies: no transposing copy
         if block == length:
             del matrix, tall
         factor, transposed = (exact.T, 0) if exact.flags.c_contiguous else (exact, 1)
-        if gram is None:
-            gram = syrk(1.0, factor, trans=transposed, lower=1)
-        else:
-            gram = syrk(1.0, factor, beta=1.0, c=gram, trans=transposed, lower=1, overwrite_c=1)
-    assert gram is not None
+        gram = syrk(1.0, factor, beta=1.0, c=gram, trans=transposed, lower=1, overwrite_c=1)
     return gram
 
 
