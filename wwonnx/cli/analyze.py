@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def command(
 ) -> int:
     """Compute the metrics of each layer of one or more ONNX models."""
     options = shared.analysis_options(layers, detx, options)
+    known = signature(WeightWatcher.analyze).parameters
+    changed = {name: value for name, value in options.items() if value != known[name].default}
     bar = sys.stderr.isatty() if progress is None else progress
 
     def examine(model: str, watcher: WeightWatcher) -> Result:
@@ -45,8 +48,13 @@ def command(
             tables.print_skipped(console, skipped)
             tables.print_note(console, note)
 
+        def card(versions: dict[str, str]) -> str:
+            from ..report.model_card import section
+
+            return section(model, watcher.sha256(), details, summary, skipped, note, changed, versions)
+
         note = watcher.get_note()
         extra = {"summary": summary, "notes": [note] if note else [], "skipped": skipped.to_dict("records")}
-        return Result(model, watcher.sha256(), details, extra, show)
+        return Result(model, watcher.sha256(), details, extra, show, card)
 
     return over_models("analyze", models, examine, options, format_, output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -41,15 +41,15 @@ class Details(pd.DataFrame):
     """What `analyze` returns: a DataFrame like any other, which Jupyter shows as a table for people.
 
     Failed rows are red there, over- and under-trained and random-like ones yellow. Rows that are chosen or sorted stay
-    Details; where columns are dropped, pandas shows the rest in its own way.
+    Details; where columns are dropped, the rest is a plain DataFrame.
     """
 
     @property
-    def _constructor(self) -> type[Details]:
-        return Details
+    def _constructor(self) -> Callable[..., pd.DataFrame]:
+        return _details_or_frame
 
     def _repr_html_(self) -> str | None:
-        if self.columns.nlevels > 1 or not set(self.columns) >= _WHOLE or not self.columns.is_unique:
+        if not _is_whole(self):  # columns were renamed in place
             shown: str | None = super()._repr_html_()  # type: ignore[misc]  # the stubs don't know it
             return shown
         if not pd.get_option("display.notebook_repr_html"):
@@ -66,6 +66,17 @@ class Details(pd.DataFrame):
         count = f"{len(self):,} {'row' if len(self) == 1 else 'rows'}"
         note = f"{count}, {len(columns)} of {self.shape[1]} columns; .columns names them all"
         return f'<div style="overflow-x: auto">{_table(columns.items(), body)}</div><p><small>{note}</small></p>'
+
+
+def _details_or_frame(*arguments: Any, **named: Any) -> pd.DataFrame:
+    """What pandas makes of details: details as long as they have their columns, otherwise a plain DataFrame."""
+    frame: pd.DataFrame = pd.DataFrame(*arguments, **named)
+    details: pd.DataFrame = Details(frame) if _is_whole(frame) else frame
+    return details
+
+
+def _is_whole(frame: pd.DataFrame) -> bool:
+    return frame.columns.nlevels == 1 and frame.columns.is_unique and set(frame.columns) >= _WHOLE
 
 
 class Summary(dict[str, float]):
