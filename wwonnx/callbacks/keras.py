@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from ..converters.keras import to_onnx
 from .monitor import Monitor
 
 
@@ -25,7 +26,7 @@ class KerasMonitor(keras.callbacks.Callback):
     def __init__(self, **options: Any) -> None:
         """Take the options of `Monitor`; epochs count from 1."""
         super().__init__()
-        self.monitor = Monitor(**options)
+        self.monitor = Monitor(convert=to_onnx, **options)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """See whether the model can be monitored."""

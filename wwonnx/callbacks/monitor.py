@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .. import columns
+from ..converters.torch import to_onnx
 from ..errors import ConversionError, ModelError, OptionError
 from ..options import Options, choice, nearest, whole
 from ..watcher import WeightWatcher
@@ -20,12 +21,15 @@ from .loggers import senders
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..graph.source import ModelLike
+
 logger = logging.getLogger("wwonnx")
 
 #: An alpha from fewer eigenvalues says too little to stop a training for.
 ENOUGH_EVALS = 50
 CRITERIA = ("any", "mean")
 
+Convert: TypeAlias = "Callable[[Any], ModelLike]"
 Say: TypeAlias = Callable[[str], None]
 
 
@@ -79,6 +83,7 @@ class Monitor:
         metrics: str | list[str] | tuple[str, ...] = ("alpha",),
         prefix: str = "wwonnx",
         verbose: bool = True,
+        convert: Convert = to_onnx,
         **options: Any,
     ) -> None:
         """Choose what to measure and when to warn; nothing is analysed yet.
@@ -95,6 +100,7 @@ class Monitor:
                 summary are always logged, `wwonnx/<metric>`.
             prefix: what all names begin with.
             verbose: print a line per analysis: the mean alpha, the lowest, and the seconds that it took.
+            convert: brings the live model to ONNX; as it stands, a PyTorch module.
             options: of `WeightWatcher.analyze`, such as layers or min_evals.
 
         Raises:
@@ -107,6 +113,7 @@ class Monitor:
         self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
         self.prefix = prefix
         self.verbose = verbose
+        self.convert = convert
         self.options = options
         _check(options, self.metrics)
         self.measurements: list[Measurement] = []
@@ -120,7 +127,7 @@ class Monitor:
         """Analyse the model if it is the epoch's turn.
 
         Args:
-            model: whatever `WeightWatcher` takes: a torch module, a Keras model.
+            model: the live model.
             epoch: its number; None to count the calls from 1.
 
         Returns:
@@ -128,6 +135,7 @@ class Monitor:
 
         Raises:
             ModelError: the model has no layer to analyse.
+            ConversionError: it can't be converted.
             OptionError: an option that does not fit the model.
         """
         self._calls += 1
@@ -148,14 +156,15 @@ class Monitor:
         A signal to stop that an earlier training raised is taken back.
 
         Raises:
-            ModelError: it can't be read, or has no layer to analyse.
+            ModelError: it has no layer to analyse.
+            ConversionError: it can't be converted.
             OptionError: an option that does not fit it.
         """
         known = inspect.signature(WeightWatcher.describe).parameters
         options = {name: value for name, value in self.options.items() if name in known}
-        if WeightWatcher(model).describe(**options).empty:
+        if WeightWatcher(self.convert(model)).describe(**options).empty:
             raise ModelError(
-                f"{type(model).__name__}: no layer to monitor; lower min_evals, or see WeightWatcher(model).inventory()"
+                f"{type(model).__name__}: no layer to monitor; check layers and min_evals, which leave out all there is"
             )
         self._started, self.should_stop, self._in_a_row = True, False, 0
 
@@ -173,7 +182,7 @@ class Monitor:
         """
         begin = time.perf_counter()
         try:
-            watcher = WeightWatcher(model)
+            watcher = WeightWatcher(self.convert(model))
             details = watcher.analyze(**self.options)
         except (ModelError, ConversionError) as error:
             logger.warning("epoch %s is not monitored: %s", epoch, error)
@@ -235,7 +244,7 @@ def _line(measurement: Measurement, details: pd.DataFrame) -> str:
     words += [f"lowest {fitted[0]['alpha']:.3f} ({fitted[0]['name']})"] if fitted else []
     failed = int((details["status"] == "failed").sum())
     words += [f"{failed} of {len(details)} layers failed"] if failed else []
-    return ", ".join([*words, f"{measurement.seconds:.2f} s"])
+    return ", ".join([*words, f"{measurement.seconds:.3g} s"])
 
 
 def _threshold(value: Any) -> float | None:
