@@ -22,6 +22,7 @@ LAYERS = (
     {"analysis", "columns", "derive", "tails"},
     {"execute", "report"},
     {"watcher", "compare", "correlation", "distances", "legacy", "smoothing", "advice"},
+    {"check"},
     {"callbacks", "cli"},
     {"__init__", "__main__"},
 )

@@ -19,6 +19,8 @@ _COMMANDS = {
     "inventory": "Every constant, and the layer it became or why not.",
     "compare": "Which of several models is better, and how metrics go with accuracy.",
     "distances": "How far the layers of two models are from each other.",
+    "check": "Is a model within its limits, and still what it was? For CI.",
+    "explain": "What the code of a finding means, and what to do.",
     "smooth": "Cut weights down to their signal, in a new model.",
 }
 
@@ -45,7 +47,7 @@ class _Lazy(click.Group):
 def cli() -> None:
     """Judge trained neural networks from the weights in their ONNX files alone.
 
-    Exit codes: 0 done, 2 could not.
+    Exit codes: 0 done, 1 findings of check, 2 could not.
     """
 
 
