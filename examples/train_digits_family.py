@@ -86,6 +86,7 @@ def load_test() -> tuple[Tensor, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a family of CNNs on distorted digits and export it to ONNX.")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("family"), help="folder to write to")
+    parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     args = parser.parse_args()
@@ -93,7 +94,7 @@ def main() -> None:
     args.output.mkdir(exist_ok=True)
     split, (images, labels) = load_split(), load_test()
     rows = []
-    for depth in DEPTHS:
+    for depth in args.depths:
         path = args.output / f"depth{depth}.onnx"
         shares = []
         # The first seed comes last, so that the file that stays is its network.
