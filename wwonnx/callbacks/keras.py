@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -26,7 +27,7 @@ class KerasMonitor(keras.callbacks.Callback):
     def __init__(self, **options: Any) -> None:
         """Take the options of `Monitor`; epochs count from 1."""
         super().__init__()
-        self.monitor = Monitor(convert=to_onnx, **options)
+        self.monitor = Monitor(convert=partial(to_onnx, weights_only=True), **options)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """See whether the model can be monitored."""
