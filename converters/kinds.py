@@ -53,7 +53,8 @@ _RECURRENT = re.compile(r"^weight_ih((?:_l\d+)?(?:_reverse)?)$")
 _CELLS: dict[int, tuple[Cell, str]] = {4: ("LSTM", "ifco"), 3: ("GRU", "rzh"), 1: ("RNN", "")}
 #: Words in the name of a module that looks something up, and those that say that it doesn't.
 _TABLE = re.compile(
-    r"(?:^|_)(?:emb(?:ed(?:ding|der)?)?s?|wte|wpe|codebook|table)(?:_|$)|^(?:shared|relative_attention_bias)$"
+    r"(?:^|_)(?:emb(?:ed(?:ding|der)?)?s?|wte|wpe|codebook|table)(?:_|$)"
+    r"|^(?:shared|relative_attention_bias|positions?|pe|pos(?:itional)?_enc(?:oding)?)$"
 )
 _NO_TABLE = re.compile(r"(?:^|_)(?:proj\w*|out|patch\w*|linear|mapping|head|dense|fc\d*|conv\w*)(?:_|$)")
 #: Matrices that are no weights.

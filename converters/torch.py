@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from wwonnx.errors import ConversionError
 from wwonnx.graph.source import open_model
+from wwonnx.graph.tensors import shape_of
+from wwonnx.graph.traverse import constant_tensor
 from wwonnx.graph.words import clean, first_line, root_cause
 
 from . import torch_modules
@@ -74,14 +77,14 @@ def to_onnx(
         if args is None:
             converted = build(torch_modules.modules(inner))
             if verify:
-                verification.note(converted, _compare(converted, torch_modules.weights(inner)))
+                verification.note(converted, verification.verify_tensors(converted, torch_modules.weights(inner)))
         else:
             positional, named = _arguments(inner, args)
             with torch_modules.baked(inner):
                 converted = _exported(inner, positional, named)
                 _name_tied(converted, torch_modules.first_names(inner))
-                tensors = torch_modules.tensors(inner)
-                compared = _compare(converted, {name: tensors[name] for name in _used(converted, tensors)})
+                used = [one for one in torch_modules.weights(inner) if one.name in converted.graph.initializers]
+                compared = verification.verify_tensors(converted, used)
             if verify:
                 difference = _difference(converted, inner, positional, named, tolerance)
                 verification.note(converted, compared, difference)
@@ -164,7 +167,40 @@ def _exported_script(model: torch.nn.Module, args: tuple[Any, ...], named: dict[
         opset_version=_OPSET,
         verbose=False,
     )
-    return open_model(file.getvalue()).model
+    exported = open_model(file.getvalue()).model
+    _name_constants(exported, torch_modules.weights(model))
+    return exported
+
+
+def _name_constants(model: ir.Model, tensors: Sequence[ir.TensorProtocol]) -> None:
+    """Make the source's tensors that the older exporter wrote as nameless constants initializers of their own names.
+
+    They are found by their values. Of several equal ones each is taken once, in order.
+    """
+    waiting: dict[Hashable, list[ir.TensorProtocol]] = {}
+    for tensor in tensors:
+        if tensor.name not in model.graph.initializers and tensor.shape.rank():
+            waiting.setdefault(_content(tensor), []).append(tensor)
+    for node in list(model.graph):
+        constant = constant_tensor(node)
+        if constant is None or not constant.shape.rank():
+            continue
+        alike = waiting.get(_content(constant))
+        if not alike:
+            continue
+        tensor = alike.pop(0) if len(alike) > 1 else alike[0]
+        value = model.graph.initializers.get(tensor.name or "")
+        if value is None:
+            kind = ir.TensorType(tensor.dtype)
+            value = ir.Value(name=tensor.name, shape=ir.Shape(shape_of(tensor)), type=kind, const_value=constant)
+            constant.name = tensor.name
+            model.graph.register_initializer(value)
+        ir.convenience.replace_all_uses_with(node.outputs[0], value)
+        model.graph.remove(node)
+
+
+def _content(tensor: ir.TensorProtocol) -> Hashable:
+    return shape_of(tensor), tensor.dtype, hashlib.sha256(tensor.tobytes()).digest()
 
 
 @contextlib.contextmanager
@@ -195,22 +231,6 @@ def _name_tied(model: ir.Model, first: Mapping[str, str]) -> None:
         better = first.get(name, name)
         if better != name and better not in model.graph.initializers:
             value.name = better
-
-
-def _used(model: ir.Model, parameters: Mapping[str, Any]) -> list[str]:
-    """Names of the source's tensors that are in the graph."""
-    return [name for name in model.graph.initializers if name in parameters]
-
-
-def _compare(model: ir.Model, tensors: Mapping[str, torch.Tensor]) -> int:
-    """Compare bit for bit, one tensor at a time: they may be on a GPU."""
-    from onnx_ir import tensor_adapters
-
-    compared = 0
-    for name, tensor in tensors.items():
-        array = tensor_adapters.TorchTensor(tensor.detach()).numpy()
-        compared += verification.verify_weights(model, {name: array})
-    return compared
 
 
 def _difference(

@@ -39,9 +39,10 @@ _HOOKED = {"WeightNorm": ("g", "v"), "SpectralNorm": ("orig", "u", "v")}
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     """The model inside torch.compile, DataParallel and DistributedDataParallel."""
     while True:
-        inner = model._modules.get("_orig_mod")
+        inside = dict(model.named_children())
+        inner = inside.get("_orig_mod")
         if inner is None and type(model).__name__ in ("DataParallel", "DistributedDataParallel"):
-            inner = model._modules.get("module")
+            inner = inside.get("module")
         if inner is None:
             return model
         model = inner
@@ -69,33 +70,37 @@ def check(model: torch.nn.Module) -> None:
     Raises:
         ConversionError: naming the tensor and the mend.
     """
-    import torch
-
     for name, module in model.named_modules():
         if hasattr(module, "_packed_params") or ".quantized." in f"{type(module).__module__}.":
             raise _refused(name or type(module).__name__, "is quantised", "convert the model before it is quantised")
-    for name, tensor in _tensors(model):
-        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
-            raise _refused(name, "is not initialised: its module is lazy", "call the model once with an example input")
-        if tensor.is_meta:
-            raise _refused(name, "is on the meta device and has no values", "load the weights first")
-        if tensor.is_quantized:
-            raise _refused(name, "is quantised", "convert the model before it is quantised")
-        if tensor.layout != torch.strided:
-            raise _refused(name, f"is stored as {tensor.layout}", "make it dense first (to_dense())")
-        foreign = type(tensor).__module__.startswith("bitsandbytes")
-        if foreign or type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-            kind = type(tensor).__name__
-            raise _refused(name, f"is a {kind}, no plain tensor", "convert the model before it is quantised or sharded")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        refuse(name, tensor)
+
+
+def refuse(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor that holds no values, or none that are the weights.
+
+    Raises:
+        ConversionError: naming the tensor and the mend.
+    """
+    import torch
+
+    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        raise _refused(name, "is not initialised: its module is lazy", "call the model once with an example input")
+    if tensor.is_meta:
+        raise _refused(name, "is on the meta device and has no values", "load the weights first")
+    if tensor.is_quantized:
+        raise _refused(name, "is quantised", "convert the model before it is quantised")
+    if tensor.layout != torch.strided:
+        raise _refused(name, f"is stored as {tensor.layout}", "make it dense first, with to_dense()")
+    foreign = type(tensor).__module__.startswith("bitsandbytes")
+    if foreign or type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        kind = type(tensor).__name__
+        raise _refused(name, f"is a {kind}, no plain tensor", "convert the model before it is quantised or sharded")
 
 
 def _refused(name: str, what: str, mend: str) -> ConversionError:
     return ConversionError(f"tensor {clean(name)!r} {what}: {mend}")
-
-
-def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
 
 
 def modules(model: torch.nn.Module) -> list[Module]:
@@ -109,25 +114,25 @@ def modules(model: torch.nn.Module) -> list[Module]:
     """
     import torch
 
-    store = _Store()
+    store = Store()
     if isinstance(model, torch.jit.ScriptModule):
         return _scripted(model, store)
     return [one for name, module, weights in _owners(model, store) for one in _one(name, module, weights)]
 
 
-def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Each weight as its module computes with it, by the name that it has in the converted model."""
+def weights(model: torch.nn.Module) -> list[ir.TensorProtocol]:
+    """Each weight as its module computes with it, under the name that it has in the converted model."""
     import torch
 
-    store = _Store()
+    store = Store()
     if isinstance(model, torch.jit.ScriptModule):
         _scripted(model, store)
     else:
         list(_owners(model, store))
-    return {tensor.name: tensor.raw for tensor in store.every()}
+    return store.every()
 
 
-def _owners(model: torch.nn.Module, store: _Store) -> Iterator[tuple[str, torch.nn.Module, Weights]]:
+def _owners(model: torch.nn.Module, store: Store) -> Iterator[tuple[str, torch.nn.Module, Weights]]:
     """Every module with its own weights."""
     inner: set[str] = set()
     for name, module in model.named_modules():
@@ -139,15 +144,15 @@ def _owners(model: torch.nn.Module, store: _Store) -> Iterator[tuple[str, torch.
         yield name, module, store.weights(name, module)
 
 
-class _Store:
+class Store:
     """Tensors of the model as onnx_ir has them, tied ones once."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], ir.TensorProtocol] = {}
 
-    def every(self) -> Iterator[Any]:
+    def every(self) -> list[ir.TensorProtocol]:
         """All that it holds."""
-        yield from self._known.values()
+        return list(self._known.values())
 
     def weights(self, name: str, module: torch.nn.Module) -> Weights:
         """A module's own tensors, each as the module computes with it."""
@@ -334,7 +339,7 @@ _KNOWN: dict[str, Callable[[str, Any, Weights], Iterator[Module]]] = {
 }
 
 
-def _scripted(model: torch.nn.Module, store: _Store) -> list[Module]:
+def _scripted(model: torch.nn.Module, store: Store) -> list[Module]:
     """A ScriptModule's: its classes are gone but for their names, so that names and shapes tell."""
     owners = {name: getattr(module, "original_name", "") for name, module in model.named_modules()}
     tensors = {name: store.tensor(name, values) for name, values in model.state_dict().items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -55,6 +55,16 @@ def verify_weights(model: ir.Model, weights: Mapping[str, Array]) -> int:
             raise ConversionError(f"weight {clean(name)!r} was changed by the conversion; please report this")
         compared += array.size
     return compared
+
+
+def verify_tensors(model: ir.Model, tensors: Iterable[ir.TensorProtocol]) -> int:
+    """As `verify_weights`, one tensor in memory at a time.
+
+    Args:
+        model: the converted model.
+        tensors: the source's, named as their initializers.
+    """
+    return sum(verify_weights(model, {tensor.name or "": tensor.numpy()}) for tensor in tensors)
 
 
 def verify_outputs(
