@@ -32,7 +32,14 @@ _FRAMEWORKS = {"KerasMonitor": "keras", "LightningMonitor": "lightning", "Traine
 def __getattr__(name: str) -> Any:
     if name not in _FRAMEWORKS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_FRAMEWORKS[name]}", __name__), name)
+    framework = _FRAMEWORKS[name]
+    try:
+        module = import_module(f".{framework}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name not in (framework, f"pytorch_{framework}"):
+            raise
+        raise ImportError(f"{name} needs {framework}: pip install {framework}") from None
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:
