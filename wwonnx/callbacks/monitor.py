@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from .. import columns
 from ..converters.torch import to_onnx
 from ..errors import ConversionError, ModelError, OptionError
-from ..options import Options, choice, nearest, whole
+from ..options import SHORT_ESD, Options, choice, nearest, whole
 from ..watcher import WeightWatcher
 from .loggers import senders
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("wwonnx")
 
-#: An alpha from fewer eigenvalues says too little to stop a training for.
-ENOUGH_EVALS = 50
 CRITERIA = ("any", "mean")
 
 Convert: TypeAlias = "Callable[[Any], ModelLike]"
@@ -233,7 +231,8 @@ class Monitor:
             return {}
         if self.criterion == "mean":
             return {"mean": summary["alpha"]} if summary["alpha"] < self.threshold else {}
-        low = details[(details["alpha"] < self.threshold) & (details["num_evals"] >= ENOUGH_EVALS)]
+        # An alpha from fewer eigenvalues says too little to stop a training for.
+        low = details[(details["alpha"] < self.threshold) & (details["num_evals"] >= SHORT_ESD)]
         return {str(name): float(alpha) for name, alpha in zip(low["name"], low["alpha"], strict=True)}
 
 
