@@ -10,6 +10,7 @@ from .advice import advise
 from .compare import Comparison, compare
 from .errors import ConversionError, ModelError, OptionError, UnsafeModelError, WeightError, WwonnxError
 from .layer import LAYER_TYPE
+from .reporting import write_report
 from .version import __version__
 from .watcher import WeightWatcher, analyze, describe
 
@@ -28,4 +29,5 @@ __all__ = [
     "analyze",
     "compare",
     "describe",
+    "write_report",
 ]

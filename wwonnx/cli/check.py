@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -46,7 +45,7 @@ FORMATS = ("text", "json", "junit", "github", "sarif")
 @shared.metrics
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
-@click.option("--progress/--no-progress", default=None, help="Progress bar on stderr. Default: only on a terminal.")
+@shared.progress
 @click.pass_context
 def command(
     context: click.Context,
@@ -85,7 +84,7 @@ def command(
     before = read_baseline(path) if path else None
     options = shared.analysis_options(layers, detx, given)
     options |= _from_config(settings.analyze, options, context)
-    bar = sys.stderr.isatty() if progress is None else progress
+    bar = shared.shows_progress(progress)
     checked = []
     for model in models:
         try:

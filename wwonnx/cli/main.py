@@ -19,6 +19,7 @@ _COMMANDS = {
     "inventory": "Every constant, and the layer it became or why not.",
     "compare": "Which of several models is better, and how metrics go with accuracy.",
     "distances": "How far the layers of two models are from each other.",
+    "report": "One HTML file: verdict, correlation flow, every layer's spectrum.",
     "check": "Is a model within its limits, and still what it was? For CI.",
     "explain": "What the code of a finding means, and what to do.",
     "smooth": "Cut weights down to their signal, in a new model.",

@@ -6,15 +6,15 @@ import io
 import json
 import math
 import os
-import platform
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
+from ..files import write_whole
+from ..version import versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,23 +94,9 @@ def put(content: bytes, output: Path | None) -> None:
     """Write to standard output, or to a file that appears whole or not at all."""
     if output is None:
         sys.stdout.buffer.write(content)
-    else:
-        _replace(output, content)
-
-
-def _replace(output: Path, content: bytes) -> None:
+        return
     try:
-        handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(name).chmod(0o666 & ~umask)
-            Path(name).replace(output)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(output, content)
     except OSError as error:
         raise OptionError(f"-o {output}: can't be written ({error.strerror or error})") from None
 
@@ -168,14 +154,6 @@ def document(command: str, options: dict[str, Any], fields: dict[str, Any]) -> s
     """The JSON of a command: what was done with which versions and options, and its own fields."""
     about = {"schema_version": SCHEMA_VERSION, "command": command, "versions": versions(), "options": options}
     return json.dumps(_plain(about | fields), indent=2, allow_nan=False)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    from importlib.metadata import version
-
-    packages = ("wwonnx", "numpy", "onnx", "onnx-ir", "pandas")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
 
 def _plain(value: Any) -> Any:
