@@ -244,7 +244,7 @@ class WeightWatcher:
         progress: ProgressOption,
         given: dict[str, Any],
     ) -> pd.DataFrame:
-        import pandas as pd
+        from .report.frames import Details
 
         options = Options.make(base=base_model is not None, keep=see is not None, **given)
         analysis.check_device(options)
@@ -263,7 +263,7 @@ class WeightWatcher:
         with reporter(progress) as report:
             found = local.run(chosen, lambda layers: analysis.prepare(layers, options), complete, report)
         flat = [row for rows in found for row in rows]
-        details: pd.DataFrame = pd.DataFrame(
+        details: pd.DataFrame = Details(
             {column: [row.get(column, np.nan) for row in flat] for column in columns.columns(options)}
         )
         self._details = details
@@ -463,10 +463,12 @@ class WeightWatcher:
             where it was fitted. NaN where no row has a value. Where BatchNormalizations were folded into weights,
             `folded` counts the rows of such layers.
         """
+        from .report.frames import Summary
+
         details = self.get_details() if details is None else details
         summary = {metric: float(details[metric].mean()) for metric in SUMMARY if metric in details.columns}
         folded = int(details["folded"].sum()) if "folded" in details.columns else 0
-        return summary | ({"folded": folded} if folded else {})
+        return Summary(summary | ({"folded": folded} if folded else {}))
 
     def get_skipped(self) -> pd.DataFrame:
         """The weights that the last `analyze` or `describe` left out.

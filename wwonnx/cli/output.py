@@ -38,6 +38,7 @@ class Result:
         frame: the rows.
         extra: further fields of the JSON object.
         show: prints the table for people.
+        card: writes the section of a model card in Markdown, given the versions; without it Markdown is a table.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Result:
     frame: pd.DataFrame
     extra: dict[str, Any]
     show: Callable[[Console], None]
+    card: Callable[[dict[str, str]], str] | None = None
 
 
 def chosen_format(format_: str | None, output: Path | None) -> str:
@@ -170,6 +172,8 @@ def _plain(value: Any) -> Any:
 
 
 def _markdown(result: Result, titled: bool) -> str:
+    if result.card is not None:
+        return result.card(versions())
     table = markdown_table(result.frame)
     return f"### {result.model}\n\n{table}" if titled else table
 
