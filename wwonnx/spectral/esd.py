@@ -182,39 +182,35 @@ def _large_eigenvalues(load: Load, shape: tuple[int, ...]) -> Array:
     half nor a second copy is made, which numpy would. Working memory is the float64 copy of a matrix and its Gram
     matrix.
     """
-    from scipy.linalg import blas, lapack
+    from . import lapack
 
     count, rows, columns = shape
-    width = min(rows, columns)
-    values = np.empty((count, width))
+    values = np.empty((count, min(rows, columns)))
     for index in range(count):
-        gram = _triangle(load()[index], blas.dsyrk)
+        gram = _triangle(load()[index])
         _check_finite(np.diagonal(gram)[None], load)
-        work, integers, _ = lapack.dsyevd_lwork(width, compute_v=0, lower=1)
-        found, _, failure = lapack.dsyevd(
-            gram, compute_v=0, lower=1, lwork=int(work), liwork=int(integers), overwrite_a=1
-        )
-        if failure:
-            raise WeightError(f"the eigenvalues did not converge (LAPACK's syevd: {failure})")
-        values[index] = found
+        values[index] = lapack.eigenvalues(gram)
     return values
 
 
-def _triangle(matrix: NDArray[Any], syrk: Any) -> Array:
+def _triangle(matrix: NDArray[Any]) -> Array:
     """Lower triangle of one Gram matrix in Fortran's order, summed in float64 over blocks of rows of a tall matrix."""
+    from . import lapack
+
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    del matrix
     length, width = tall.shape
     block = length if length <= 4 * width else _BLOCK_ROWS
     gram: Array | None = None
     for start in range(0, length, block):
         exact = tall[start : start + block].astype(np.float64)  # in the order in which it lies: no transposing copy
-        if block == length:
-            del matrix, tall
-        factor, transposed = (exact.T, 0) if exact.flags.c_contiguous else (exact, 1)
+        if start + block >= length:
+            del tall
         if gram is None:
-            gram = syrk(1.0, factor, trans=transposed, lower=1)
-        else:
-            gram = syrk(1.0, factor, beta=1.0, c=gram, trans=transposed, lower=1, overwrite_c=1)
+            gram = np.zeros((width, width), order="F")
+        if not (exact.flags.c_contiguous or exact.flags.f_contiguous):
+            exact = np.ascontiguousarray(exact)
+        lapack.add_product(gram, exact.T)
     assert gram is not None
     return gram
 
