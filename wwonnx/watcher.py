@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import analysis, columns, filters
+from . import analysis, columns, execute, filters
 from .errors import OptionError, WwonnxError
-from .execute import local
+from .execute.memory import MemoryOption
 from .execute.progress import ProgressOption, reporter
 from .options import MIN_EVALS, TOLERANCE, Options
 from .spectral.esd import spectrum
@@ -120,6 +120,8 @@ class WeightWatcher:
         groups: str = "stack",
         channels: None = None,
         progress: ProgressOption = False,
+        jobs: int | None = None,
+        memory: MemoryOption = None,
     ) -> pd.DataFrame:
         """Compute the metrics of each layer.
 
@@ -170,7 +172,11 @@ class WeightWatcher:
             groups: "stack" reads a grouped convolution as WeightWatcher does, one (out x in/groups) matrix per kernel
                 position; "split" gives each group its own, whose spectra together are the map's true one.
             channels: only for WeightWatcher's sake: an ONNX operator says which axis is which.
-            progress: True for a bar on stderr, or a function that takes each execute.local.Progress.
+            progress: True for a bar on stderr, or a function that takes each execute.progress.Progress.
+            jobs: at most so many layers at once; None for as many as there are cores. It changes no bit of any number.
+            memory: what this process may hold in all, model and imports included, in bytes or as "8GB" (10^9 bytes) or
+                "8GiB" (2^30). A layer that needs more has status `failed` and says so. None for 60 % of what is free
+                for layers side by side, and all of it for one.
 
         Returns:
             One row per layer (or slice), in graph order; a layer that could not be analysed has status `failed` and a
@@ -184,15 +190,11 @@ class WeightWatcher:
         import pandas as pd
 
         options = Options.make(base=base_model is not None, **{name: given[name] for name in _OPTIONS})
+        resources = execute.Resources.make(jobs, memory)
         chosen = self._select(model, layers, options, base_model)
         self.logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
         with reporter(progress) as report:
-            rows = local.run(
-                chosen,
-                lambda layers: analysis.prepare(layers, options),
-                lambda layer, prepared: analysis.complete(layer, prepared, options),
-                report,
-            )
+            rows = execute.run(chosen, options, resources, report)
         flat = [row for some in rows for row in some]
         details: pd.DataFrame = pd.DataFrame(
             {column: [row.get(column, np.nan) for row in flat] for column in columns.columns(options)}

@@ -18,6 +18,7 @@ from .output import Result
 @shared.models
 @shared.selection
 @shared.metrics
+@shared.resources
 @shared.output
 @click.option("--progress/--no-progress", default=None, help="Progress bar on stderr. Default: only on a terminal.")
 def command(

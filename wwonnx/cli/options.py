@@ -102,6 +102,13 @@ metrics = _apply(
 )
 
 
+#: What an analysis may use.
+resources = _apply(
+    click.option("--jobs", type=int, default=None, help="So many layers at once.  [default: as many as cores]"),
+    click.option("--memory", metavar="SIZE", help="What the process may hold, 8GB or 500MiB.  [default: 60 % of free]"),
+)
+
+
 def layer_filter(texts: tuple[str, ...]) -> list[int | str] | None:
     """The filter that --layers stands for: whole numbers are ids, the rest names, patterns or types."""
     items = [item.strip() for text in texts for item in text.split(",") if item.strip()]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WeightError
+from ..maps import let_go
 
 Array = NDArray[np.float64]
 Load: TypeAlias = Callable[[], NDArray[Any]]
@@ -21,6 +22,8 @@ _TINY_WIDTH = 96
 
 #: Tall matrices are summed in blocks of so many rows.
 _BLOCK_ROWS = 2048
+#: Elements of a map that are brought to float64 before its pages are given back.
+_COPIED = 1 << 22
 #: Squares beyond these leave no room for their sums and powers. Weights of float32 never come near.
 _HUGE, _TINY = 1e250, 1e-200
 _EPS64 = float(np.finfo(np.float64).eps)
@@ -172,6 +175,7 @@ def _gram(matrices: NDArray[Any]) -> Array:
             exact = tall[:, start : start + _BLOCK_ROWS].astype(np.float64)
             for index, block in enumerate(exact):
                 gram[index] += np.dot(block.T, block)  # unlike matmul, dot lets other threads run
+            let_go(tall)
         return gram
 
 
@@ -203,16 +207,28 @@ def _triangle(matrix: NDArray[Any]) -> Array:
     block = length if length <= 4 * width else _BLOCK_ROWS
     gram: Array | None = None
     for start in range(0, length, block):
-        exact = tall[start : start + block].astype(np.float64)  # in the order in which it lies: no transposing copy
+        exact = _exactly(tall[start : start + block])
         if start + block >= length:
             del tall
         if gram is None:
             gram = np.zeros((width, width), order="F")
-        if not (exact.flags.c_contiguous or exact.flags.f_contiguous):
-            exact = np.ascontiguousarray(exact)
         lapack.add_product(gram, exact.T)
+        del exact
     assert gram is not None
     return gram
+
+
+def _exactly(matrix: NDArray[Any]) -> Array:
+    """A matrix in float64, in the order in which it lies; of a map of a file only a few pages are held at a time."""
+    if abs(matrix.strides[0]) < abs(matrix.strides[1]):
+        turned: Array = _exactly(matrix.T).T
+        return turned
+    exact = np.empty(matrix.shape)
+    step = max(1, _COPIED // max(1, matrix.shape[1]))
+    for start in range(0, len(matrix), step):
+        exact[start : start + step] = matrix[start : start + step]
+        let_go(matrix)
+    return exact
 
 
 def _check_finite(diagonal: Array, load: Load) -> None:

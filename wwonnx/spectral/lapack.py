@@ -93,7 +93,8 @@ def _routine(name: str) -> Callable[..., None]:
     """A routine of the BLAS or LAPACK that scipy is linked to, every argument a pointer as in Fortran."""
     from scipy.linalg import cython_blas, cython_lapack
 
-    capsule = (cython_blas.__pyx_capi__ if name == "dsyrk" else cython_lapack.__pyx_capi__)[name]
+    pointers: dict[str, Any] = {**cython_blas.__pyx_capi__, **cython_lapack.__pyx_capi__}
+    capsule = pointers[name]
     api = ctypes.pythonapi
     get_name, get_pointer = api.PyCapsule_GetName, api.PyCapsule_GetPointer
     get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
