@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def until_spectra(model: onnx.ModelProto) -> float:
     layers = walk(open_model(model).model).layers
     opened = time.perf_counter() - start
     steps = local.Steps(
-        work=lambda some: spectra([layer.matrices for layer in some], [layer.eps for layer in some]),
+        job=lambda some: partial(spectra, [layer.matrices for layer in some], [layer.eps for layer in some]),
         complete=lambda _, found: found,
         refuse=lambda _, reason: WeightError(reason),
     )

@@ -122,6 +122,8 @@ class WeightWatcher:
         progress: ProgressOption = False,
         jobs: int | None = None,
         memory: MemoryOption = None,
+        executor: Any = None,
+        store: str | os.PathLike[str] | None = None,
     ) -> pd.DataFrame:
         """Compute the metrics of each layer.
 
@@ -177,6 +179,11 @@ class WeightWatcher:
             memory: what this process may hold in all, model and imports included, in bytes or as "8GB" (10^9 bytes) or
                 "8GiB" (2^30). A layer that needs more has status `failed` and says so. None for 60 % of what is free
                 for layers side by side, and all of it for one.
+            executor: where the work is done: a concurrent.futures.Executor, a dask.distributed.Client, or
+                "dask://host:port". Workers open the model themselves where they find it at its path, else they are
+                sent the layer's values. None for this process.
+            store: a file in which each layer's results are kept as soon as they are there. What it holds already, by
+                the weights' content, the options that matter and wwonnx's version, is not computed again.
 
         Returns:
             One row per layer (or slice), in graph order; a layer that could not be analysed has status `failed` and a
@@ -190,19 +197,21 @@ class WeightWatcher:
         import pandas as pd
 
         options = Options.make(base=base_model is not None, **{name: given[name] for name in _OPTIONS})
-        resources = execute.Resources.make(jobs, memory)
-        chosen = self._select(model, layers, options, base_model)
+        resources = execute.Resources.make(jobs, memory, executor, store)
+        chosen = self._select(model, layers, options, base_model, portable=executor is not None)
         self.logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
         with reporter(progress) as report:
-            rows = execute.run(chosen, options, resources, report)
+            outcome = execute.run(chosen, options, resources, self._opened().label, report)
+        rows = outcome.rows
         flat = [row for some in rows for row in some]
         details: pd.DataFrame = pd.DataFrame(
             {column: [row.get(column, np.nan) for row in flat] for column in columns.columns(options)}
         )
         self._details = details
-        self._note = analysis.folding_note(sum(layer.folded for layer in chosen), len(chosen))
-        if self._note:
-            self.logger.warning(self._note)
+        folding = analysis.folding_note(sum(layer.folded for layer in chosen), len(chosen))
+        self._note = " ".join(filter(None, [folding, *outcome.notes]))
+        if folding:
+            self.logger.warning(folding)
         return details
 
     def describe(
@@ -503,8 +512,21 @@ class WeightWatcher:
         self._open(model)
         return filters.one(self._walked(self._options).layers, layer)
 
+    def _portable(self, options: Options) -> tuple[WeightLayer, ...]:
+        """The layers such that they can be sent to other processes."""
+        from .execute.carry import portable
+
+        walk = self._walked(options)
+        assert self._walk is not None
+        return portable(walk.layers, self._opened(), self._walk[0])
+
     def _select(
-        self, model: ModelLike | None, wanted: LayerFilter, options: Options, base_model: ModelLike | None = None
+        self,
+        model: ModelLike | None,
+        wanted: LayerFilter,
+        options: Options,
+        base_model: ModelLike | None = None,
+        portable: bool = False,
     ) -> list[WeightLayer]:
         """The layers to analyse, derived ones where asked for; those left out are noted with the reason."""
         from . import derive
@@ -517,9 +539,11 @@ class WeightWatcher:
             left_out.extend((*derived.left_out, *derived.base_left_out))
             return derived.layers
 
-        layers = walk.layers
+        layers = self._portable(options) if portable else walk.layers
         if base_model is not None:
-            layers = take(derive.delta(layers, WeightWatcher(base_model)._walked(options).layers))
+            base = WeightWatcher(base_model)
+            base_layers = base._portable(options) if portable else base._walked(options).layers
+            layers = take(derive.delta(layers, base_layers))
         elif options.peft:
             layers = take(derive.peft(layers, with_base=options.peft == "with_base"))
         chosen: Sequence[WeightLayer] = filters.select(layers, wanted)

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from threadpoolctl import threadpool_info
 from wwonnx import LAYER_TYPE
 from wwonnx.execute import local
 from wwonnx.execute.memory import Budget
-from wwonnx.execute.progress import Progress, reporter
+from wwonnx.execute.progress import Progress, Tracker, reporter
 from wwonnx.execute.tasks import ALONE, Task
 from wwonnx.layer import MATRIX, Use, WeightLayer
 
@@ -44,7 +45,7 @@ def run(layers: list[WeightLayer], work: Callable[[WeightLayer], Any], **given: 
 def steps(
     work: Callable[[Any], list[Any]], complete: Callable[[WeightLayer, Any], Any] = lambda _, found: found, **more: Any
 ) -> local.Steps[Any, Any]:
-    return local.Steps(work, complete, more.pop("refuse", lambda _, reason: reason), **more)
+    return local.Steps(lambda some: partial(work, some), complete, more.pop("refuse", lambda _, reason: reason), **more)
 
 
 def test_results_come_back_in_the_order_of_the_layers() -> None:
@@ -145,7 +146,7 @@ def test_a_layer_beyond_the_budget_is_refused_and_the_others_are_computed(monkey
     layers = [layer(1, 64, 64), layer(2, 9000, 9000)]
     monkeypatch.setattr(local.memory, "held", lambda: 500_000_000)
     seen: list[Progress] = []
-    small, large = run(layers, lambda _: "computed", memory_limit=1_000_000_000, progress=seen.append)
+    small, large = run(layers, lambda _: "computed", memory_limit=1_000_000_000, tracker=Tracker(seen.append, layers))
     assert small == "computed"
     assert large == (
         "needs about 1.3 GB of memory to be computed, and memory=1 GB leaves 399 MB beside what the process holds "
@@ -192,7 +193,8 @@ def test_an_interruption_ends_the_run(error: type[BaseException]) -> None:
 
 def test_progress_counts_layers_and_work() -> None:
     seen: list[Progress] = []
-    run([layer(1, 64, 64), layer(2, 128, 64)], lambda one: None, progress=seen.append)
+    layers = [layer(1, 64, 64), layer(2, 128, 64)]
+    run(layers, lambda one: None, tracker=Tracker(seen.append, layers))
     assert [(p.layers, p.all_layers) for p in seen] == [(1, 2), (2, 2)]
     assert seen[-1].work == pytest.approx(seen[-1].all_work)
     assert [(p.bytes, p.all_bytes) for p in seen] == [(4 * 128 * 64, 4 * 192 * 64), (4 * 192 * 64, 4 * 192 * 64)]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from .. import analysis
+from ..analysis import Finding, Row, complete
+from ..errors import OptionError
 from ..layer import WeightLayer
 from ..options import Options, whole
 from . import local, memory
+from .job import Job
 from .memory import MemoryOption
-from .progress import Listener
-
-logger = logging.getLogger("wwonnx")
+from .progress import Listener, Tracker
+from .refusal import refuse
 
 
 @dataclass(frozen=True)
@@ -23,40 +25,86 @@ class Resources:
     Attributes:
         jobs: at most so many layers at once on this machine; None for as many as there are cores.
         memory: bytes that this process may hold; None for a share of what is free.
+        executor: where the work is done; None for this process.
+        store: the file in which results survive; None for none.
     """
 
     jobs: int | None = None
     memory: int | None = None
+    executor: Any = None
+    store: Path | None = None
 
     @classmethod
-    def make(cls, jobs: int | None, given: MemoryOption) -> Resources:
+    def make(cls, jobs: int | None, given: MemoryOption, executor: Any, store: Any) -> Resources:
         """Resources from the arguments of `analyze`.
 
         Raises:
-            OptionError: a value that can't be.
+            OptionError: a value that can't be, or two that contradict each other.
         """
-        return cls(None if jobs is None else whole("jobs", jobs, minimum=1), memory.parse(given))
+        made = cls(
+            jobs=None if jobs is None else whole("jobs", jobs, minimum=1),
+            memory=memory.parse(given),
+            executor=executor,
+            store=None if store is None else Path(store),
+        )
+        if executor is not None and (jobs is not None or given is not None):
+            name = "jobs" if jobs is not None else "memory"
+            raise OptionError(f"{name} is for this process, and executor has its own workers: drop one of them")
+        return made
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave.
+
+    Attributes:
+        rows: of each layer.
+        notes: what to know of the run itself, such as workers that died.
+    """
+
+    rows: list[list[Row]]
+    notes: tuple[str, ...] = ()
 
 
 def run(
-    layers: Sequence[WeightLayer], options: Options, resources: Resources, progress: Listener | None = None
-) -> list[list[analysis.Row]]:
-    """The rows of each layer, in the order of the layers.
+    layers: Sequence[WeightLayer],
+    options: Options,
+    resources: Resources,
+    model: str = "",
+    progress: Listener | None = None,
+) -> Outcome:
+    """Analyse layers.
 
     Args:
         layers: what to analyse.
         options: what to compute.
         resources: what may be used for it.
+        model: what to call the model in a store.
         progress: called after each layer, in this thread.
+
+    Raises:
+        OptionError: the executor is none, or can't be reached.
+        StoreError: the store can't be opened, read or written.
+        Interrupted: Ctrl-C, where there is a store.
     """
+    tracker = None if progress is None else Tracker(progress, layers)
+    notes: list[str] = []
 
-    def refuse(layer: WeightLayer, reason: str) -> list[analysis.Row]:
-        logger.warning("%s is not computed: it %s", layer.name, reason)
-        return analysis.refused(layer, reason, options)
+    def engine(some: Sequence[WeightLayer], steps: local.Steps[Finding, list[Row]]) -> list[list[Row] | None]:
+        if resources.executor is None:
+            return local.run(some, steps, tracker, resources.jobs, resources.memory)
+        from . import remote
 
+        return remote.run(some, steps, resources.executor, tracker, notes)
+
+    if resources.store is not None:
+        from . import resume
+
+        rows = resume.run(layers, options, resources.store, model, engine, tracker, resources.jobs)
+        return Outcome(rows, tuple(notes))
     steps = local.Steps(
-        work=lambda some: analysis.prepare(some, options),
-        complete=lambda layer, finding: analysis.complete(layer, finding, options),
-        refuse=refuse,
+        job=lambda some: Job(tuple(some), options),
+        complete=lambda layer, finding: complete(layer, finding, options),
+        refuse=lambda layer, reason: refuse(layer, reason, options),
     )
-    return [rows or [] for rows in local.run(layers, steps, progress, resources.jobs, resources.memory)]
+    return Outcome([rows or [] for rows in engine(layers, steps)], tuple(notes))

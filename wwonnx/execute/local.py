@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 from ..layer import WeightLayer
 from ..spectral.esd import LARGE
 from . import blas, memory
-from .progress import Listener, Tracker
+from .progress import Tracker
 from .tasks import ALONE, Batch, Task, batches, memory_of, tasks
 
 Part = TypeVar("Part")
@@ -28,15 +28,15 @@ class Steps(Generic[Part, Result]):
     """What is done with a layer.
 
     Attributes:
-        work: computes some layers, and gives a part for each. It is called from several threads at once, and should
-            spend its time in calls that let other threads run.
+        job: what computes some layers, and gives a part for each. It is called in another thread, or process, and
+            should spend its time in calls that let other threads run.
         complete: makes the result of a layer out of its part. It is called in the caller's thread.
         refuse: the result of a layer that can't be computed, for the reason given. In the caller's thread.
         admit: asked in the caller's thread just before a layer is started; where it says no, the layer is left out and
             has no result.
     """
 
-    work: Callable[[Sequence[WeightLayer]], list[Part]]
+    job: Callable[[Sequence[WeightLayer]], Callable[[], list[Part]]]
     complete: Callable[[WeightLayer, Part], Result]
     refuse: Callable[[WeightLayer, str], Result]
     admit: Callable[[WeightLayer], bool] | None = None
@@ -45,7 +45,7 @@ class Steps(Generic[Part, Result]):
 def run(
     layers: Sequence[WeightLayer],
     steps: Steps[Part, Result],
-    progress: Listener | None = None,
+    tracker: Tracker | None = None,
     jobs: int | None = None,
     memory_limit: int | None = None,
 ) -> list[Result | None]:
@@ -54,14 +54,14 @@ def run(
     Args:
         layers: what to work on.
         steps: what to do.
-        progress: called in the caller's thread after each layer.
+        tracker: told of each layer in the caller's thread.
         jobs: at most so many layers at once; None for as many as there are cores. It changes no bit.
         memory_limit: bytes that the process may hold in all; None for 60 % of what is free beside what it holds.
 
     Returns:
         The result of each layer, None for those that were not admitted.
     """
-    return _Run(layers, steps, progress, jobs, memory_limit).results()
+    return _Run(layers, steps, tracker, jobs, memory_limit).results()
 
 
 class _Run(Generic[Part, Result]):
@@ -71,7 +71,7 @@ class _Run(Generic[Part, Result]):
         self,
         layers: Sequence[WeightLayer],
         steps: Steps[Part, Result],
-        progress: Listener | None,
+        tracker: Tracker | None,
         jobs: int | None,
         memory_limit: int | None,
     ) -> None:
@@ -79,7 +79,7 @@ class _Run(Generic[Part, Result]):
         self._workers = min(cores(), jobs or cores())
         self._results: list[Result | None] = [None] * len(layers)
         self._tasks = tasks(layers)
-        self._tracker = Tracker(progress, self._tasks) if progress is not None else None
+        self._tracker = tracker
         most = sorted((task.memory for task in self._tasks), reverse=True)[: 2 * self._workers]
         # Whoever has only small layers does not wait for a look at the system's memory.
         unasked = memory_limit is None and sum(most) <= memory.SMALL
@@ -128,7 +128,7 @@ class _Run(Generic[Part, Result]):
         if self._steps.admit is not None:
             batch = [task for task in batch if self._steps.admit(task.layer)]
         if batch:
-            running[pool.submit(self._steps.work, [task.layer for task in batch])] = batch
+            running[pool.submit(self._steps.job([task.layer for task in batch]))] = batch
         return True
 
     def _collect(self, running: dict[Future[list[Part]], Batch]) -> None:
@@ -144,7 +144,7 @@ class _Run(Generic[Part, Result]):
     def _finish(self, task: Task, result: Result) -> None:
         self._results[task.index] = result
         if self._tracker is not None:
-            self._tracker.finished(task)
+            self._tracker.finished(task.layer)
 
 
 def cores() -> int:

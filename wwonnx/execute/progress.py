@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ..errors import OptionError
+from ..layer import WeightLayer
 from .tasks import Task
 
 
@@ -44,16 +45,18 @@ ProgressOption: TypeAlias = bool | Listener
 class Tracker:
     """Counts what is done, and tells the listener."""
 
-    def __init__(self, listener: Listener, tasks: Sequence[Task]) -> None:
+    def __init__(self, listener: Listener, layers: Sequence[WeightLayer]) -> None:
         self._listener = listener
+        tasks = [Task(index, layer) for index, layer in enumerate(layers)]
         self._all_layers, self._all_work = len(tasks), sum(task.work for task in tasks)
         self._all_bytes = sum(task.stored for task in tasks)
         self._layers = self._reused = 0
         self._work = self._own_work = self._bytes = 0.0
         self._start = time.monotonic()
 
-    def finished(self, task: Task, reused: bool = False) -> None:
+    def finished(self, layer: WeightLayer, reused: bool = False) -> None:
         """A layer is done: computed, or found in the store."""
+        task = Task(0, layer)
         self._layers += 1
         self._work += task.work
         self._bytes += task.stored
