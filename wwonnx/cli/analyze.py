@@ -33,6 +33,8 @@ def command(
     """Compute the metrics of each layer of one or more ONNX models."""
     options |= {"layers": shared.layer_filter(layers), "detX": detx}
     options["intra"] = options["intra"] or False
+    if options["executor"] is not None:
+        options["executor"] = "dask://" + options["executor"].rpartition("://")[2]
     options["peft"] = {None: False, "updates": True}.get(options["peft"], options["peft"])
     bar = sys.stderr.isatty() if progress is None else progress
 

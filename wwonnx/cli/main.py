@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..errors import WwonnxError
+from ..errors import Interrupted, WwonnxError
 from ..version import __version__
 
 _COMMANDS = {
@@ -18,8 +18,13 @@ _COMMANDS = {
     "describe": "The layers of a model, without reading them.",
     "inventory": "Every constant, and the layer it became or why not.",
     "distances": "How far the layers of two models are from each other.",
+    "store": "What a file of results holds.",
     "smooth": "Cut weights down to their signal, in a new model.",
 }
+
+
+#: Exit code after Ctrl-C: 128 and SIGINT's number, as shells have it.
+_INTERRUPTED = 130
 
 
 class _Lazy(click.Group):
@@ -44,13 +49,19 @@ class _Lazy(click.Group):
 def cli() -> None:
     """Judge trained neural networks from the weights in their ONNX files alone.
 
-    Exit codes: 0 done, 2 could not.
+    Exit codes: 0 done, 2 could not, 130 interrupted by Ctrl-C.
     """
 
 
 def run(arguments: list[str] | None = None) -> None:
     """Entry point: every error is one line on stderr and exit code 2."""
-    sys.exit(main(arguments))
+    code = main(arguments)
+    if code == _INTERRUPTED:
+        # A thread that is inside LAPACK can't be stopped, and Python would wait for it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,8 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(error.format_message())
     except WwonnxError as error:
         return complain(str(error))
+    except Interrupted as error:
+        return complain(str(error), code=_INTERRUPTED)
     except (KeyboardInterrupt, click.Abort):
-        return complain("interrupted", code=130)
+        return complain("interrupted", code=_INTERRUPTED)
     except BrokenPipeError:
         # The reader of a pipe left. Nothing more can be written, not even what Python flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

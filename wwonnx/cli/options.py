@@ -106,6 +106,8 @@ metrics = _apply(
 resources = _apply(
     click.option("--jobs", type=int, default=None, help="So many layers at once.  [default: as many as cores]"),
     click.option("--memory", metavar="SIZE", help="What the process may hold, 8GB or 500MiB.  [default: 60 % of free]"),
+    click.option("--dask", "executor", metavar="ADDRESS", help="Compute on the Dask workers of host:port."),
+    click.option("--store", metavar="FILE", help="Keep each layer's results there, and compute none twice."),
 )
 
 

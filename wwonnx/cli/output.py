@@ -88,10 +88,15 @@ def write(command: str, results: list[Result], options: dict[str, Any], format_:
     if output is None:
         sys.stdout.buffer.write(content)
         return
-    _replace(output, content)
+    replace_file(output, content)
 
 
-def _replace(output: Path, content: bytes) -> None:
+def replace_file(output: Path, content: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        OptionError: it can't be written.
+    """
     try:
         handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
         try:

@@ -94,7 +94,7 @@ def content_hash(array: NDArray[Any]) -> bytes:
     step = max(1, _BLOCK // max(1, int(np.prod(lying.shape[1:]))))
     for start in range(0, len(lying) if lying.ndim else 0, step):
         block = np.ascontiguousarray(lying[start : start + step])
-        digest.update(memoryview(block.reshape(-1).view(np.uint8)))
+        digest.update(block.reshape(-1).view(np.uint8).data)
         let_go(array)
     return digest.digest()
 
