@@ -1,4 +1,4 @@
-"""Past one core and one machine: speed against jobs and workers, peak memory against model size, hours for large models.
+"""Past one core and one machine: speed against jobs, peak memory against model size, hours for large models.
 
 python -m benchmarks.scale speed
 python -m benchmarks.scale memory
@@ -33,10 +33,10 @@ _MODELS = {
         ((32000, 8192, 2),),
     ),
 }
-#: The memory model: layers for every 1.07 GB of external data. The first is the largest by what it needs to be computed.
+#: Shapes of the memory model, in turn. The first needs the most to be computed.
 _SHAPES = ((4096, 4096), (8192, 2048), (1 << 18, 256), (1 << 19, 256), (1 << 16, 128))
-#: Bytes of the one data file of the memory model. Its weights are ranges of it that overlap, each at a place of its own:
-#: what a process holds of a mapped file does not depend on whether another range shows the same bytes.
+#: Bytes of the memory model's one data file. Its weights are ranges of it that overlap, each at its own place: what
+#: a process holds of a mapped file does not depend on whether another range shows the same bytes.
 _DATA = 1 << 30
 
 _ANALYSIS = """
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("what", choices=["speed", "memory", "project"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[1, 4, 16], help="for memory")
-    parser.add_argument("--budgets", nargs="+", default=["800MB", "2GB"], help="for memory")
+    parser.add_argument("--budgets", nargs="+", default=["600MB", "2GB"], help="for memory")
     parser.add_argument("--folder", type=Path, help="where to put models (default: the temporary directory)")
     args = parser.parse_args()
     print(machine())

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..errors import Interrupted, WwonnxError
+from ..errors import WwonnxError
 from ..version import __version__
 
 _COMMANDS = {
@@ -24,7 +24,7 @@ _COMMANDS = {
 
 
 #: Exit code after Ctrl-C: 128 and SIGINT's number, as shells have it.
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 class _Lazy(click.Group):
@@ -56,7 +56,7 @@ def cli() -> None:
 def run(arguments: list[str] | None = None) -> None:
     """Entry point: every error is one line on stderr and exit code 2."""
     code = main(arguments)
-    if code == _INTERRUPTED:
+    if code == INTERRUPTED:
         # A thread that is inside LAPACK can't be stopped, and Python would wait for it.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -78,10 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(error.format_message())
     except WwonnxError as error:
         return complain(str(error))
-    except Interrupted as error:
-        return complain(str(error), code=_INTERRUPTED)
     except (KeyboardInterrupt, click.Abort):
-        return complain("interrupted", code=_INTERRUPTED)
+        return complain("interrupted", code=INTERRUPTED)
     except BrokenPipeError:
         # The reader of a pipe left. Nothing more can be written, not even what Python flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

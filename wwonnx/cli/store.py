@@ -105,7 +105,7 @@ def export(store: Path, model: str, esds: bool, format_: str | None, output: Pat
 
     if output is None or format_ is not None:
         raise OptionError("--esds writes a NumPy archive: give -o FILE.npz, and no --format")
-    arrays = {}
+    arrays: dict[str, Any] = {}
     with _opened(store) as opened:
         for one in opened.all(model):
             values = opened.eigenvalues(one.spectrum)

@@ -179,7 +179,7 @@ class Store:
         with self._speaking():
             found = self._connection.execute(
                 "SELECT model, layers.options, about, rows, version, created, spectrum FROM layers JOIN results "
-                "ON results.key = layers.result WHERE model GLOB ? ORDER BY model, layers.options, layer_id, name",
+                "ON results.key = layers.result WHERE model GLOB ? ORDER BY model, length(layers.options), layers.options, layer_id, name",
                 (model,),
             ).fetchall()
         return [
