@@ -210,7 +210,7 @@ class Scaling:
     """
 
     name: str
-    scale: Weight | None = None
+    scale: AnyWeight | None = None
     bias: Weight | None = None
 
 
@@ -421,7 +421,8 @@ class _Graph:
         self._outputs.append(self._one("BatchNormalization", module.name, operands, dtype, (1, *shape)))
 
     def _scaling(self, module: Scaling, dtype: ir.DataType) -> None:
-        parts = [(op_type, weight) for op_type, weight in (("Mul", module.scale), ("Add", module.bias)) if weight]
+        every: list[tuple[str, AnyWeight | None]] = [("Mul", module.scale), ("Add", module.bias)]
+        parts = [(op_type, weight) for op_type, weight in every if weight is not None]
         shape = parts[0][1].read_shape
         y = self._input(module, dtype, shape)
         for op_type, weight in parts:

@@ -130,6 +130,7 @@ class WeightWatcher:
         lognorms: bool = True,
         spectralnorms: bool = False,
         softranks: bool = False,
+        plot: bool = False,
     ) -> Results:
         """Compute the numbers of each matrix, and log their averages.
 
@@ -146,6 +147,7 @@ class WeightWatcher:
                 of the largest singular value.
             glorot_fix: scale every matrix by the inverse of its Glorot initialisation.
             mp_fit: the Marchenko-Pastur fit: sigma_mp, numofSpikes, ratio_numofSpikes, softrank_mp.
+            plot: draw each matrix into the folder "ww-img", and in a notebook below the cell.
 
         Returns:
             {layer id: {slice: {"N", "M", "Q", "summary", ...}, "layer_type": ...}}. A layer that was not asked for has
@@ -174,7 +176,7 @@ class WeightWatcher:
         self.logger.info("Analyzing model %r with %d layers", self._engine._opened().label, len(walk.layers))
         chosen = [layer for layer in walk.layers if not _message(layer, ids, types)]
         fitting = {layer.layer_id for layer in chosen if layer.rf and not _misfit(layer, min_size, max_size)}
-        rows = self._rows(sorted(fitting), glorot_fix, wanted)
+        rows = self._rows(sorted(fitting), glorot_fix, wanted, plot)
         results: Results = {}
         for layer in walk.layers:
             message = _message(layer, ids, types)
@@ -266,12 +268,20 @@ class WeightWatcher:
     def __repr__(self) -> str:
         return f"{header()}\nAnalysis done: {bool(self.results)}"
 
-    def _rows(self, ids: list[int], glorot_fix: bool, wanted: _Wanted) -> dict[tuple[int, int], dict[Any, Any]]:
+    def _rows(
+        self, ids: list[int], glorot_fix: bool, wanted: _Wanted, plot: bool
+    ) -> dict[tuple[int, int], dict[Any, Any]]:
         """The engine's rows, by layer id and slice; of a layer that failed as a whole, its one row."""
         if not ids:
             return {}
         details = self._engine.analyze(
-            layers=ids, min_evals=0, pool=False, conv2d_norm=False, glorot_fix=glorot_fix, mp_fit=wanted.mp_fit
+            layers=ids,
+            min_evals=0,
+            pool=False,
+            conv2d_norm=False,
+            glorot_fix=glorot_fix,
+            mp_fit=wanted.mp_fit,
+            plot=flag("plot", plot),
         )
         left_out = self._engine.get_skipped().dropna(subset="layer_id")
         rows = {(row["layer_id"], row["slice_id"]): row for row in details.to_dict("records")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from . import analysis, columns, execute, filters
 from .errors import OptionError, WwonnxError
 from .execute.memory import MemoryOption
 from .execute.progress import ProgressOption, reporter
-from .options import MIN_EVALS, TOLERANCE, Options
+from .options import MIN_EVALS, TOLERANCE, Options, flag, nearest
 from .spectral.esd import spectrum
 from .spectral.randomize import permuted
 
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from .graph.source import ModelLike, Source
     from .graph.walk import Walk
     from .layer import WeightLayer
+    from .report.figures import LayerFigure
     from .smoothing import SmoothingResult
 
 logger = logging.getLogger("wwonnx")
 
 #: Arguments of `analyze` that go to `Options.make` as they are.
-_OPTIONS = (*(field.name for field in fields(Options) if field.name != "base"), "ww2x", "ERG", "channels")
+_OPTIONS = (*(field.name for field in fields(Options) if field.name not in ("base", "keep")), "ww2x", "ERG", "channels")
 
 #: Metrics that a summary averages, where the details have them.
 SUMMARY = ("log_norm", "alpha", "alpha_weighted", "log_alpha_norm", "log_spectral_norm", "stable_rank", "mp_softrank")
@@ -74,6 +75,8 @@ class WeightWatcher:
         self._details: pd.DataFrame | None = None
         self._note = ""
         self._skipped: list[analysis.Row] | None = None
+        self._analyzed: tuple[Options, list[WeightLayer]] | None = None
+        self._drawn: tuple[WeightLayer, Options, list[analysis.Row]] | None = None
         if model is not None:
             self._open(model)
 
@@ -119,6 +122,10 @@ class WeightWatcher:
         split_qkv: bool = False,
         groups: str = "stack",
         channels: None = None,
+        plot: bool = False,
+        savefig: bool | str | os.PathLike[str] = True,
+        device: str = "cpu",
+        svd_method: str = "accurate",
         progress: ProgressOption = False,
         jobs: int | None = None,
         memory: MemoryOption = None,
@@ -174,6 +181,13 @@ class WeightWatcher:
             groups: "stack" reads a grouped convolution as WeightWatcher does, one (out x in/groups) matrix per kernel
                 position; "split" gives each group its own, whose spectra together are the map's true one.
             channels: only for WeightWatcher's sake: an ONNX operator says which axis is which.
+            plot: draw each layer: its ESD on three kinds of axes, D and alpha against xmin, and what the options detX,
+                mp_fit, randomize, deltas and vectors add. In a notebook the pictures are shown.
+            savefig: the folder for their PNG files, `ww.layer3.esd.png` and so on; True for "ww-img", False for none.
+            device: what computes eigenvalues: "cpu", numpy; "torch", PyTorch on the CPU; "cuda" or "mps", PyTorch on an
+                accelerator. All but "cpu" need the extra [torch].
+            svd_method: "accurate", in float64; "fast", layers of M = 256 and more in float32, those whose tail that
+                would touch in float64 again. Adds esd_error, a bound of the error of every eigenvalue.
             progress: True for a bar on stderr, or a function that takes each execute.progress.Progress.
             jobs: at most so many layers at once; None for as many as there are cores. It changes no bit of any number.
             memory: what this process may hold in all, model and imports included, in bytes or as "8GB" (10^9 bytes) or
@@ -194,14 +208,69 @@ class WeightWatcher:
             ModelError: the model can't be opened.
         """
         given = locals()
+        options = {name: given[name] for name in _OPTIONS}
+        see = self._drawing(Options.make(**options), savefig) if flag("plot", plot) else None
+        resources = execute.Resources.make(jobs, memory, executor, store)
+        return self._analyze(see, model, layers, base_model, progress, options, resources)
+
+    def analyze_each(
+        self,
+        see: Callable[[analysis.Row], None],
+        model: ModelLike | None = None,
+        layers: LayerFilter = None,
+        base_model: ModelLike | None = None,
+        progress: ProgressOption = False,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """`analyze`, and give each row to a function, together with the spectra behind it, as soon as it is finished.
+
+        Spectra are freed after that: what is not kept by the function costs no memory.
+
+        Args:
+            see: called in this thread, in the order in which layers are finished. The row holds under `analysis.KEPT`
+                an `analysis.Kept`, where the layer could be analysed.
+            model, layers, base_model, progress: as in `analyze`.
+            options: its others but plot and savefig.
+
+        Returns:
+            As `analyze`.
+
+        Raises:
+            OptionError: an option that can't be.
+            ModelError: the model can't be opened.
+        """
+        resources = execute.Resources.make(*(options.pop(name, None) for name in execute.RESOURCES))
+        for name in options:
+            if name not in _OPTIONS:
+                raise OptionError(f"{name}: there is no such option; {nearest(name, list(_OPTIONS))}")
+        return self._analyze(see, model, layers, base_model, progress, options, resources)
+
+    def _analyze(
+        self,
+        see: Callable[[analysis.Row], None] | None,
+        model: ModelLike | None,
+        layers: LayerFilter,
+        base_model: ModelLike | None,
+        progress: ProgressOption,
+        given: dict[str, Any],
+        resources: execute.Resources,
+    ) -> pd.DataFrame:
         import pandas as pd
 
-        options = Options.make(base=base_model is not None, **{name: given[name] for name in _OPTIONS})
-        resources = execute.Resources.make(jobs, memory, executor, store)
-        chosen = self._select(model, layers, options, base_model, portable=executor is not None)
+        options = Options.make(base=base_model is not None, keep=see is not None, **given)
+        analysis.check_device(options)
+        chosen = self._select(model, layers, options, base_model, portable=resources.executor is not None)
+        self._analyzed = options, chosen
         self.logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
+
+        def looked_at(rows: list[analysis.Row]) -> None:
+            for row in rows:
+                if see is not None:
+                    see(row)
+                row.pop(analysis.KEPT, None)
+
         with reporter(progress) as report:
-            outcome = execute.run(chosen, options, resources, self._opened().label, report)
+            outcome = execute.run(chosen, options, resources, self._opened().label, report, looked_at)
         rows = outcome.rows
         flat = [row for some in rows for row in some]
         details: pd.DataFrame = pd.DataFrame(
@@ -213,6 +282,98 @@ class WeightWatcher:
         if folding:
             self.logger.warning(folding)
         return details
+
+    def plot(
+        self,
+        layer: int | str | None = None,
+        kind: str = "esd",
+        slice_id: int | None = None,
+        model: ModelLike | None = None,
+    ) -> LayerFigure:
+        """Draw one layer, as the last `analyze` analysed it: its options hold, and those that the picture needs.
+
+        Args:
+            layer: its id or name.
+            kind: which picture, one of `wwonnx.report.plots.KINDS`: "esd", "linear", "log", "D", "alpha", "detX", "mp",
+                "mp_square", "randomized", "randomized_log", "mp_shuffled", "spacings", "level_stats", "vectors",
+                "vector_histograms"; or the name of its files, such as "esd4".
+            slice_id: which kernel position, where the analysis had pool=False.
+            model: take the layer from this model from now on.
+
+        Returns:
+            A matplotlib Figure that is not among pyplot's. Notebooks show it; `figure.savefig("layer.png")` keeps it.
+
+        Raises:
+            OptionError: there is no such layer, slice or kind, or the layer has no such picture.
+        """
+        from .report import plots
+
+        plots.require()
+        needed = plots.KINDS[plots.kind_of(kind)].option
+        self._open(model)
+        if self._analyzed is None:
+            options = Options()
+            self._analyzed = options, self._select(None, None, options)
+        options, layers = self._analyzed
+        one = filters.one(layers, layer)
+        if needed and not options.allows(needed):
+            raise OptionError(f"kind={kind!r}: {needed} contradicts the options of the last analysis")
+        more: dict[str, Any] = {needed: True} if needed else {}
+        options = replace(options, keep=True, **more)
+        if self._drawn is None or self._drawn[:2] != (one, options):
+            self._drawn = one, options, analysis.analyze_layer(one, options)
+        rows = self._drawn[2]
+        if len(rows) == 1 and slice_id is None:
+            return plots.draw(rows[0], kind)
+        by_slice = {row.get("slice_id"): row for row in rows}
+        if slice_id not in by_slice:
+            raise OptionError(f"slice_id={slice_id!r}: {one.name} has slices 0 to {len(rows) - 1}; give one of them")
+        return plots.draw(by_slice[slice_id], kind)
+
+    def _drawing(self, options: Options, savefig: Any) -> Callable[[analysis.Row], None]:
+        """What draws every picture of a row: into a folder, and in a notebook."""
+        from .report import notebook, plots
+
+        plots.require()
+        folder = plots.make_folder(savefig)
+        if folder is None and not notebook.is_running():
+            raise OptionError(
+                "plot=True with savefig=False: outside a notebook there is nowhere to show figures; "
+                "give a folder, or call plot()"
+            )
+
+        def see(row: analysis.Row) -> None:
+            for name, figure in plots.draw_all(row, options):
+                if folder is not None:
+                    plots.save(figure, folder / name)
+                if notebook.is_running():
+                    notebook.show(figure)
+
+        return see
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        model: ModelLike | None = None,
+        progress: ProgressOption = False,
+        **options: Any,
+    ) -> None:
+        """Write a report of the model: one HTML file; `wwonnx.write_report` documents it, and takes several models.
+
+        Args:
+            path: the file to write.
+            model: report on this one from now on.
+            progress: as in `analyze`.
+            options: of `analyze`.
+
+        Raises:
+            OptionError: an option that can't be, or a file that can't be written.
+            ModelError: the model can't be opened.
+        """
+        from . import reporting
+
+        self._open(model)
+        reporting.write([self], path, progress, **options)
 
     def describe(
         self,
@@ -355,10 +516,10 @@ class WeightWatcher:
             OptionError: there is no such method or layer.
             ModelError: a model can't be opened.
         """
-        from . import comparison
+        from . import distances
 
         first, second = (WeightWatcher(model)._walked(Options()).layers for model in (model_1, model_2))
-        frame = comparison.compare_layers(filters.select(first, layers), second, method)
+        frame = distances.compare_layers(filters.select(first, layers), second, method)
         return float(frame["delta_W"].mean()), float(frame["delta_b"].mean()), frame
 
     def SVDSmoothing(
@@ -476,6 +637,11 @@ class WeightWatcher:
 
     get_Weights = get_weights
 
+    @property
+    def label(self) -> str:
+        """What messages call the model: its path, or its kind where it was built in memory."""
+        return self._opened().label
+
     def sha256(self) -> str | None:
         """Hash of the model's file, external data not included; None for a model that was built in memory."""
         return self._opened().sha256()
@@ -489,7 +655,7 @@ class WeightWatcher:
         from .graph.source import open_model
 
         self._source, self._walk, self._options = open_model(model), None, Options()
-        self._details = self._skipped = None
+        self._details = self._skipped = self._analyzed = self._drawn = None
 
     def _opened(self) -> Source:
         if self._source is None:

@@ -244,7 +244,7 @@ def test_runs_that_are_killed_lose_nothing_and_do_nothing_twice(tmp_path: Path) 
 def test_two_processes_share_a_store_and_the_work(tmp_path: Path) -> None:
     weights = {f"fc{index}": random_matrix(520 + index, 500 + index, index) for index in range(30)}
     path, store = save(dense(weights), tmp_path / "net.onnx"), tmp_path / "r.sqlite"
-    code = _RUNS.split("def committed")[0] + "ww.analyze(path, store=store).to_pickle(log + '.pickle')"
+    code = _RUNS.split("def committed", maxsplit=1)[0] + "ww.analyze(path, store=store).to_pickle(log + '.pickle')"
     logs = [tmp_path / "log1", tmp_path / "log2"]
     both = [subprocess.Popen([sys.executable, "-c", code, str(path), str(store), str(log)]) for log in logs]
     assert [one.wait(100) for one in both] == [0, 0]
@@ -282,9 +282,12 @@ def no_room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Pa
     if request.param == "disk":
         folder = tmp_path / "disk"
         folder.mkdir()
-        mounted = shutil.which("mount") and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)], capture_output=True, check=False
-        ).returncode
+        mounted = (
+            shutil.which("mount")
+            and not subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)], capture_output=True, check=False
+            ).returncode
+        )
         if mounted:
             yield folder, ""
             subprocess.run(["umount", str(folder)], check=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..errors import OptionError
+from ..report.plots import DEFAULT_FOLDER
+from ..reporting import short_labels
 from ..watcher import WeightWatcher
 from . import options as shared
 from .command import over_models
@@ -20,28 +22,36 @@ from .output import Result
 @shared.metrics
 @shared.resources
 @shared.output
-@click.option("--progress/--no-progress", default=None, help="Progress bar on stderr. Default: only on a terminal.")
+@click.option("--plot", is_flag=True, help="Draw each layer into the folder of --savefig, as WeightWatcher does.")
+@click.option(
+    "--savefig",
+    metavar="FOLDER",
+    default=None,
+    help="With --plot: where to. Several models get a folder each in it.  [default: ww-img]",
+)
+@shared.progress
 def command(
     models: tuple[str, ...],
     layers: tuple[str, ...],
     detx: bool,
     format_: str | None,
     output: Path | None,
+    plot: bool,
+    savefig: str | None,
     progress: bool | None,
     **options: Any,
 ) -> int:
     """Compute the metrics of each layer of one or more ONNX models."""
-    options |= {"layers": shared.layer_filter(layers), "detX": detx}
-    options["intra"] = options["intra"] or False
-    if options["executor"] is not None:
-        options["executor"] = "dask://" + options["executor"].rpartition("://")[2]
-    options["peft"] = {None: False, "updates": True}.get(options["peft"], options["peft"])
-    bar = sys.stderr.isatty() if progress is None else progress
+    options = shared.analysis_options(layers, detx, options)
+    bar = shared.shows_progress(progress)
+    if savefig is not None and not plot:
+        raise OptionError("--savefig belongs to --plot: give that too, or drop it")
+    folders = dict(zip(models, _folders(models, savefig or DEFAULT_FOLDER), strict=True))
 
     def examine(model: str, watcher: WeightWatcher) -> Result:
         from ..report import tables
 
-        details = watcher.analyze(progress=bar, **options)
+        details = watcher.analyze(progress=bar, plot=plot, savefig=folders[model], **options)
         summary, skipped = watcher.get_summary(), watcher.get_skipped()
 
         def show(console: Any) -> None:
@@ -55,3 +65,9 @@ def command(
         return Result(model, watcher.sha256(), details, extra, show)
 
     return over_models("analyze", models, examine, options, format_, output)
+
+
+def _folders(models: tuple[str, ...], savefig: str) -> list[Path]:
+    """Where the pictures of each model go: those of several would overwrite each other."""
+    folder = Path(savefig)
+    return [folder] if len(models) == 1 else [folder / name.replace("/", "_") for name in short_labels(models)]

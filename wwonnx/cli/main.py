@@ -17,7 +17,11 @@ _COMMANDS = {
     "analyze": "Metrics of each layer.",
     "describe": "The layers of a model, without reading them.",
     "inventory": "Every constant, and the layer it became or why not.",
+    "compare": "Which of several models is better, and how metrics go with accuracy.",
     "distances": "How far the layers of two models are from each other.",
+    "report": "One HTML file: verdict, correlation flow, every layer's spectrum.",
+    "check": "Is a model within its limits, and still what it was? For CI.",
+    "explain": "What the code of a finding means, and what to do.",
     "store": "What a file of results holds.",
     "smooth": "Cut weights down to their signal, in a new model.",
 }
@@ -49,7 +53,7 @@ class _Lazy(click.Group):
 def cli() -> None:
     """Judge trained neural networks from the weights in their ONNX files alone.
 
-    Exit codes: 0 done, 2 could not, 130 interrupted by Ctrl-C.
+    Exit codes: 0 done, 1 findings of check, 2 could not, 130 interrupted by Ctrl-C.
     """
 
 

@@ -101,7 +101,7 @@ def export(store: Path, model: str, esds: bool, format_: str | None, output: Pat
         return 0
     import numpy as np
 
-    from .output import replace_file
+    from .output import put
 
     if output is None or format_ is not None:
         raise OptionError("--esds writes a NumPy archive: give -o FILE.npz, and no --format")
@@ -113,7 +113,7 @@ def export(store: Path, model: str, esds: bool, format_: str | None, output: Pat
                 arrays[f"{one.model}/{one.about['name']}/{_words(one.options)}".rstrip("/")] = values
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    replace_file(output, buffer.getvalue())
+    put(buffer.getvalue(), output)
     return 0
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..analysis import Finding, Row, complete
 from ..errors import OptionError
@@ -16,6 +16,11 @@ from .job import Job
 from .memory import MemoryOption
 from .progress import Listener, Tracker
 from .refusal import refuse
+
+See: TypeAlias = Callable[[list[Row]], None]
+
+#: Arguments of `analyze` that go to `Resources.make` as they are, in its order.
+RESOURCES = ("jobs", "memory", "executor", "store")
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ def run(
     resources: Resources,
     model: str = "",
     progress: Listener | None = None,
+    see: See | None = None,
 ) -> Outcome:
     """Analyse layers.
 
@@ -81,6 +87,7 @@ def run(
         resources: what may be used for it.
         model: what to call the model in a store.
         progress: called after each layer, in this thread.
+        see: given the rows of each layer as soon as they are there, in this thread; it may change them.
 
     Raises:
         OptionError: the executor is none, or can't be reached.
@@ -100,11 +107,17 @@ def run(
     if resources.store is not None:
         from . import resume
 
-        rows = resume.run(layers, options, resources.store, model, engine, tracker, resources.jobs)
+        rows = resume.run(layers, options, resources.store, model, engine, tracker, resources.jobs, see)
         return Outcome(rows, tuple(notes))
+
+    def seen(rows: list[Row]) -> list[Row]:
+        if see is not None:
+            see(rows)
+        return rows
+
     steps = local.Steps(
         job=lambda some: Job(tuple(some), options),
-        complete=lambda layer, finding: complete(layer, finding, options),
-        refuse=lambda layer, reason: refuse(layer, reason, options),
+        complete=lambda layer, finding: seen(complete(layer, finding, options)),
+        refuse=lambda layer, reason: seen(refuse(layer, reason, options)),
     )
     return Outcome([rows or [] for rows in engine(layers, steps)], tuple(notes))

@@ -7,9 +7,11 @@ the process, and those who want all have it to themselves, from whichever thread
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 _changed = threading.Condition()
 _sharing = 0
@@ -72,8 +74,14 @@ def all_threads(most: int | None = None) -> Iterator[None]:
 
 
 def _limit(threads: int) -> None:
-    from threadpoolctl import ThreadpoolController
-
-    controller = ThreadpoolController().select(user_api="blas")
+    controller = _libraries(len(sys.modules))
     most = {library.filepath: library.num_threads for library in controller.lib_controllers}
     _limits.enter_context(controller.limit(limits=min([threads, *most.values()]), user_api="blas"))
+
+
+@functools.lru_cache(maxsize=1)
+def _libraries(modules: int) -> Any:
+    """The BLAS libraries that are loaded; a look through the process's maps that is worth keeping until more are."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")

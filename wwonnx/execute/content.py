@@ -59,6 +59,11 @@ def important(options: Options) -> dict[str, Any]:
     }
 
 
+def _changes_spectrum(name: str, options: Options) -> bool:
+    """Whether an option does; where float32 is tried, the tail, which any may move, decides whether it is enough."""
+    return name not in FROM_SPECTRUM or options.svd_method == "fast"
+
+
 def _keys(layer: WeightLayer, contents: list[bytes | None], options: Options) -> Keys | None:
     if any(content is None for content in contents):
         return None
@@ -71,10 +76,10 @@ def _keys(layer: WeightLayer, contents: list[bytes | None], options: Options) ->
         "layout": [layout.stack, layout.rows, layout.columns],
         "eps": layer.eps,
         "convolution": layer.is_convolution,
-        "options": {name: value for name, value in given.items() if name not in FROM_SPECTRUM},
+        "options": {name: value for name, value in given.items() if _changes_spectrum(name, options)},
     }
     spectrum = _digest(json.dumps(about, sort_keys=True).encode(), *(content or b"" for content in contents))
-    rest = {name: value for name, value in given.items() if name in FROM_SPECTRUM}
+    rest = {name: value for name, value in given.items() if not _changes_spectrum(name, options)}
     who = layer.layer_id if options.is_random else None
     return Keys(spectrum, _digest(json.dumps([rest, who], sort_keys=True).encode(), spectrum))
 

@@ -37,6 +37,7 @@ def run(
     engine: Engine,
     tracker: Tracker | None,
     jobs: int | None,
+    see: Callable[[Rows], None] | None = None,
 ) -> list[Rows]:
     """The rows of each layer, in the order of the layers.
 
@@ -48,13 +49,14 @@ def run(
         engine: runs the layers that are left.
         tracker: told of each layer.
         jobs: how many weights are read at once for their hashes.
+        see: given the rows of each layer as soon as they are there.
 
     Raises:
         StoreError: the store can't be opened, read or written. What is in it stays.
         Interrupted: Ctrl-C.
     """
     with Store(path) as store, Claims(path) as claims:
-        run_ = _Run(layers, options, store, claims, model, tracker)
+        run_ = _Run(layers, options, store, claims, model, tracker, see)
         try:
             run_.look_up(keys(list(layers), options, min(cores(), jobs or cores())))
             run_.compute(engine)
@@ -76,6 +78,7 @@ class _Run:
     claims: Claims
     model: str
     tracker: Tracker | None
+    see: Callable[[Rows], None] | None
     kept: int = 0
     results: list[Rows | None] = field(default_factory=list)
 
@@ -125,12 +128,13 @@ class _Run:
 
     def _reuse(self, layer: WeightLayer) -> bool:
         own = self._keys[id(layer)]
-        rows = None if own is None else self.store.result(own.result)
+        # What pictures are drawn from is not among the rows that are kept: those fits are done again.
+        rows = None if own is None or self.options.keep else self.store.result(own.result)
         if own is None or rows is None:
             return False
         about = analysis.describe_layer(layer, self.options)
         self.store.keep(Use(self.model, about, own), self._important)
-        self.results[self._place[id(layer)]] = [about | row for row in rows]
+        self._found(layer, [about | row for row in rows])
         self.kept += 1
         if self.tracker is not None:
             self.tracker.finished(layer, reused=True)
@@ -142,14 +146,20 @@ class _Run:
         # A layer that failed is tried again: what was wrong, memory or a file, may have been mended.
         if own is not None and isinstance(finding.spectrum, Spectrum):
             about = analysis.describe_layer(layer, self.options)
-            rest = [{name: value for name, value in row.items() if name not in about} for row in rows]
+            rest = [
+                {name: value for name, value in row.items() if name not in about and name != analysis.KEPT}
+                for row in rows
+            ]
             self.store.keep(Use(self.model, about, own), self._important, rest, finding.spectrum)
             self.kept += 1
             self.claims.release(own.result)
-        self.results[self._place[id(layer)]] = rows
-        return rows
+        return self._found(layer, rows)
 
     def _refuse(self, layer: WeightLayer, reason: str) -> Rows:
-        rows = refuse(layer, reason, self.options)
+        return self._found(layer, refuse(layer, reason, self.options))
+
+    def _found(self, layer: WeightLayer, rows: Rows) -> Rows:
+        if self.see is not None:
+            self.see(rows)
         self.results[self._place[id(layer)]] = rows
         return rows

@@ -36,7 +36,8 @@ _PATIENCE = 60.0
 
 _SCHEMA = """
 CREATE TABLE spectra (
-    key BLOB PRIMARY KEY, matrices INTEGER NOT NULL, type TEXT NOT NULL, eigenvalues BLOB NOT NULL, ranks BLOB NOT NULL
+    key BLOB PRIMARY KEY, matrices INTEGER NOT NULL, type TEXT NOT NULL, eigenvalues BLOB NOT NULL, ranks BLOB NOT NULL,
+    errors BLOB
 ) WITHOUT ROWID;
 CREATE TABLE results (
     key BLOB PRIMARY KEY, spectrum BLOB NOT NULL REFERENCES spectra, version TEXT NOT NULL, options TEXT NOT NULL,
@@ -153,9 +154,10 @@ class Store:
                 kind = "f8" if values.size <= EXACT else "f4"
                 arrays = values.astype(f"<{kind}"), spectrum.ranks.astype("<i8")
                 kept = (zlib.compress(array.tobytes(), 6) for array in arrays)
+                errors = None if spectrum.errors is None else spectrum.errors.astype("<f8").tobytes()
                 run(
-                    "INSERT OR IGNORE INTO spectra VALUES (?, ?, ?, ?, ?)",
-                    (use.keys.spectrum, len(values), kind, *kept),
+                    "INSERT OR IGNORE INTO spectra VALUES (?, ?, ?, ?, ?, ?)",
+                    (use.keys.spectrum, len(values), kind, *kept, errors),
                 )
                 result = __version__, _text(options), json.dumps(rows, default=_plain), _now()
                 run(
@@ -179,7 +181,8 @@ class Store:
         with self._speaking():
             found = self._connection.execute(
                 "SELECT model, layers.options, about, rows, version, created, spectrum FROM layers JOIN results "
-                "ON results.key = layers.result WHERE model GLOB ? ORDER BY model, length(layers.options), layers.options, layer_id, name",
+                "ON results.key = layers.result WHERE model GLOB ? "
+                "ORDER BY model, length(layers.options), layers.options, layer_id, name",
                 (model,),
             ).fetchall()
         return [
@@ -224,17 +227,18 @@ class Store:
     def _eigenvalues(self, key: bytes) -> tuple[Spectrum, str] | None:
         with self._speaking():
             found = self._connection.execute(
-                "SELECT matrices, type, eigenvalues, ranks FROM spectra WHERE key = ?", (key,)
+                "SELECT matrices, type, eigenvalues, ranks, errors FROM spectra WHERE key = ?", (key,)
             ).fetchone()
         if found is None:
             return None
-        matrices, kind, values, ranks = found
+        matrices, kind, values, ranks, errors = found
         try:
             eigenvalues = np.frombuffer(zlib.decompress(values), f"<{kind}").astype(np.float64).reshape(matrices, -1)
             counted = np.frombuffer(zlib.decompress(ranks), "<i8").astype(np.intp)
+            bounds = None if errors is None else np.frombuffer(errors, "<f8").astype(np.float64)
         except (zlib.error, ValueError, TypeError) as error:
             raise StoreError(f"{self.path}: is damaged ({error}); move it away, and run again") from None
-        return Spectrum(eigenvalues, counted), kind
+        return Spectrum(eigenvalues, counted, bounds), kind
 
     def _check(self) -> None:
         """Look at the head of the file before SQLite does anything with it.

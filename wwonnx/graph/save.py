@@ -212,14 +212,20 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         return ir.to_proto(model)
 
 
-def save_model(model: ir.Model, output: Path, data: DataFile) -> Path:
+def save_model(model: ir.Model, output: Path, data: DataFile, most_inline: int = _MOST_INLINE) -> Path:
     """Write a model and its external data, one tensor after the other. Both files appear whole or not at all.
+
+    Args:
+        model: its tensors are put into the files as they are written.
+        output: the model's file.
+        data: the file for its external data.
+        most_inline: of more bytes in memory than that, all but the smallest tensors go to the data file.
 
     Raises:
         ModelError: external data is missing.
         OSError: the files can't be written.
     """
-    crowded = _inline_bytes(model, with_external=False) > _MOST_INLINE
+    crowded = _inline_bytes(model, with_external=False) > most_inline
     for tensor, put in list(_slots(model)):
         if isinstance(tensor, ir.ExternalTensor):
             if data.holds(tensor):

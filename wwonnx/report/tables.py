@@ -85,36 +85,37 @@ _SMOOTHING = {
     "reason": "reason",
 }
 _ANALYSES = {"model": "model", "options": "options", "layers": "layers", "version": "version", "last": "last"}
+_MODELS = {
+    "name": "model",
+    "accuracy": "accuracy",
+    "alpha_weighted": "alpha_weighted",
+    "log_norm": "log_norm",
+    "alpha": "alpha",
+    "log_alpha_norm": "log_alpha_norm",
+    "log_spectral_norm": "log_spectral_norm",
+    "layers": "layers",
+    "group": "group",
+    "stable_rank": "stable_rank",
+    "mp_softrank": "mp_softrank",
+}
+_CORRELATIONS = {
+    "name": "metric",
+    "group": "group",
+    "n": "n",
+    "kendall_tau": "tau",
+    "spearman_rho": "rho",
+    "slope": "slope",
+    "rmse": "RMSE",
+    "r2": "R2",
+    "kendall_p": "p (tau)",
+    "spearman_p": "p (rho)",
+}
 _SKIPPED = {"name": "name", "shape": "shape", "op_type": "read by", "reason": "reason"}
 #: Columns of words. Those that may wrap do so no narrower than this; numbers never wrap.
-_WORDS = {
-    "model",
-    "options",
-    "version",
-    "last",
-    "name",
-    "status",
-    "ops",
-    "outcome",
-    "reason",
-    "longname",
-    "op_type",
-    "layer_type",
-    "dtype",
-    "name_2",
-}
-_LEAST = {
-    "model": 14,
-    "options": 10,
-    "name": 14,
-    "status": 26,
-    "ops": 8,
-    "outcome": 16,
-    "reason": 16,
-    "longname": 10,
-    "op_type": 10,
-    "name_2": 10,
-}
+_WORDS = {"name", "status", "ops", "outcome", "reason", "longname", "op_type", "layer_type", "dtype", "name_2", "group"}
+_WORDS |= {"model", "options", "version", "last"}
+_LEAST = {"name": 14, "status": 26, "ops": 8, "outcome": 16, "reason": 16, "longname": 10, "op_type": 10, "name_2": 10}
+_LEAST |= {"model": 14, "options": 10}
 
 
 def print_details(console: Console, details: pd.DataFrame) -> None:
@@ -131,7 +132,7 @@ def print_summary(console: Console, summary: Mapping[str, float]) -> None:
     means = {name: value for name, value in summary.items() if name != "folded"}
     if all(math.isnan(value) for value in means.values()):
         return
-    parts = [f"{name} {_number(value)}" for name, value in means.items()]
+    parts = [f"{name} {number(value)}" for name, value in means.items()]
     console.print("mean: " + ", ".join(parts), markup=False, highlight=False)
 
 
@@ -168,6 +169,16 @@ def print_analyses(console: Console, analyses: pd.DataFrame) -> None:
         console.print("no results are kept", markup=False, highlight=False)
         return
     _print(console, analyses, _ANALYSES)
+
+
+def print_models(console: Console, summaries: pd.DataFrame) -> None:
+    """One line per model: its means."""
+    _print(console, summaries.reset_index(names="name"), _MODELS)
+
+
+def print_correlations(console: Console, correlations: pd.DataFrame) -> None:
+    """One line per metric, and per group where there are groups."""
+    _print(console, correlations.reset_index().rename(columns={"metric": "name"}), _CORRELATIONS)
 
 
 def print_skipped(console: Console, skipped: pd.DataFrame) -> None:
@@ -262,13 +273,14 @@ def _least_width(column: str, heading: str, values: list[str]) -> int:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return _number(value)
+        return number(value)
     if isinstance(value, list):
         return "x".join(map(str, value)) or "scalar"
     return "" if value is None or str(value) == "<NA>" else clean(value)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A number as people read it: three decimals, or powers of ten where they say more."""
     if math.isnan(value):
         return "-"
     if value.is_integer() and abs(value) < 1e6:

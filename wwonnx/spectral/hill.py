@@ -44,7 +44,7 @@ def fit_hill(esd: Array, xmin_pos: int = XMIN_POS, ignore_largest: int = 0) -> P
         alpha=alpha,
         xmin=float(x[start]),
         xmax=float(x[-1]),
-        D=distance(logs, alphas, start),
+        D=distance(logs, alphas, start)[0],
         sigma=(alpha - 1.0) / float(np.sqrt(tail)),
         num_pl_spikes=int(x.size - np.searchsorted(x, x[start])),
     )

@@ -12,9 +12,11 @@ from .esd import Array
 from .tail import fittable
 
 #: Positions in a tail at which a first, lower bound of every D is taken.
-_PROBES = np.linspace(0.0, 1.0, 24)
+_PROBES = np.linspace(0.0, 1.0, 16)
 #: A tail whose ends differ by less than this has no slope: what differs is rounding.
 _FLAT = 1e-10
+#: A scan has so many starts, whatever it costs.
+_FEWEST_STARTS = 100
 
 
 @dataclass(frozen=True)
@@ -124,58 +126,82 @@ def exponents(x: Array) -> tuple[Array, Array]:
         return logs, np.where(flat, np.inf, 1.0 + (followers + 1) / np.where(flat, 1.0, sums))
 
 
-def distance(logs: Array, alphas: Array, start: int) -> float:
-    """D of the tail that begins at `start`."""
+def distance(logs: Array, alphas: Array, start: int) -> tuple[float, int]:
+    """D of the tail that begins at `start`, and the position in `logs` where it lies."""
     tail = logs.size - start
-    fitted = -np.expm1((1.0 - alphas[start]) * (logs[start:] - logs[start]))
-    return float(np.abs(fitted - np.arange(tail) / tail).max())
+    apart = _apart(logs[start:] - logs[start], 1.0 - alphas[start], np.arange(tail) / tail)
+    offset = int(apart.argmax())
+    return float(apart[offset]), start + offset
 
 
 def _smallest_distance(logs: Array, alphas: Array) -> tuple[int, float] | None:
     """The first start with the smallest D, without computing every D.
 
-    D over a few positions of a tail is a lower bound of D. Starts are taken in the order of their bounds; once a
-    bound passes the best D so far, none of the rest can be better: the answer is that of the full search.
+    D at a few positions of a tail is a lower bound of the tail's D. The start with the lowest bound is computed in
+    full, and the position of its D, which is nearly that of its neighbours, bounds all other starts anew. Once the
+    lowest bound passes the best D so far, none of the rest can be better: the answer is that of the full search, after
+    2 to 6 starts computed.
     """
     sloped = (alphas > 1.0) & (alphas < np.inf)
     if not sloped.any():
         return None
-    probes, expected = _probes(logs.size)
+    n = logs.size
+    probes, expected = _probes(n) if n <= _KEPT else _make_probes(n)
     slopes = np.where(sloped, 1.0 - alphas, 0.0)
     apart = np.expm1(slopes * (logs[probes] - logs[:-1]))
     apart += expected
-    bounds = np.where(sloped, np.maximum(apart.max(axis=0), -apart.min(axis=0)), np.inf)
+    bounds = np.where(sloped, np.abs(apart, out=apart).max(axis=0), np.inf)
+    counts = np.arange(n, dtype=np.float64)
     best_start, best = -1, np.inf
-    for start in np.argsort(bounds, kind="stable").tolist():
+    while True:
+        start = int(bounds.argmin())
         # The margin covers the last bit, in which a vector's exponential may differ from a shorter one's.
-        if bounds[start] > best * (1.0 + 1e-12) or not sloped[start]:
-            break
-        d = distance(logs, alphas, start)
+        if bounds[start] > best * (1.0 + 1e-12) or bounds[start] == np.inf:
+            return best_start, best
+        d, position = distance(logs, alphas, start)
         if d < best or (d == best and start < best_start):
             best_start, best = start, d
-    return best_start, best
+        bounds[start] = np.inf
+        earlier = slice(0, min(position, n - 1))
+        expected = (position - counts[earlier]) / (n - counts[earlier])
+        anew = _apart(logs[position] - logs[earlier], slopes[earlier], expected)
+        np.maximum(bounds[earlier], anew, out=bounds[earlier])
 
 
-@functools.lru_cache(maxsize=4)
-def _probes(n: int) -> tuple[NDArray[np.intp], Array]:
-    """Where the tails of n values are probed, and what the fit should be there, both of shape (probes, n - 1).
+def _apart(rises: Array, slopes: Array | np.float64, expected: Array) -> Array:
+    """How far the fitted distribution is from the empirical one at points ln(x / x_start) of a tail."""
+    apart = np.expm1(slopes * rises)
+    apart += expected
+    return np.abs(apart, out=apart)
 
-    Kept because the layers of a model come in few sizes; n = 12,000 takes 4.6 MB.
-    """
+
+def _make_probes(n: int) -> tuple[NDArray[np.intp], Array]:
+    """Where the tails of n values are probed, and what the fit should be there, both of shape (probes, n - 1)."""
     tails = np.arange(n, 1, -1)
     positions = (_PROBES[:, None] * (tails - 1)).astype(np.intp)
     return np.arange(n - 1) + positions, positions / tails
 
 
-def power_law_scan(esd: Array) -> Scan:
+#: Kept for ESDs of up to this length: the layers of a model come in few sizes. 64 of them take 17 MB at most.
+_KEPT = 1024
+_probes = functools.lru_cache(maxsize=64)(_make_probes)
+
+
+def power_law_scan(esd: Array, ignore_largest: int = 0, differences: float = np.inf) -> Scan:
     """Alpha and D for every start of a tail, for plots of D or alpha against xmin. Flat tails are left out.
 
     Args:
         esd: eigenvalues, shape (n,), ascending.
+        ignore_largest: how many of the largest to leave out.
+        differences: about how many differences between fit and tail may be computed. All starts together need n^2 / 2;
+            where that is more, starts evenly spaced among them stand for all.
     """
-    x, reason = fittable(esd)
+    x, reason = fittable(esd, ignore_largest)
     if reason:
         return Scan(x[:0], x[:0], x[:0])
     logs, alphas = exponents(x)
     starts = np.flatnonzero(np.isfinite(alphas))
-    return Scan(x[starts], alphas[starts], np.array([distance(logs, alphas, int(start)) for start in starts]))
+    most = max(_FEWEST_STARTS, 2.0 * differences / x.size)
+    if starts.size > most:
+        starts = starts[np.linspace(0, starts.size - 1, int(most)).astype(np.intp)]
+    return Scan(x[starts], alphas[starts], np.array([distance(logs, alphas, int(start))[0] for start in starts]))
