@@ -57,7 +57,7 @@ class Task:
         rows = min(N, _BLOCK_ROWS) if small or N > 4 * M else N
         matrices = rf if small else 1
         working = 8 * M * matrices * (rows + (3 if small else 1) * M)
-        computed = 24 if self.layer.parts else 0 if "float" in self.layer.dtype or self.layer.dtype == "double" else 12
+        computed = (24 if self.layer.parts else 12) if is_computed(self.layer) else 0
         return working + computed * self.layer.parameters
 
 
@@ -95,6 +95,11 @@ def batches(some: Sequence[Task], workers: int, budget: float) -> list[Batch]:
 def memory_of(batch: Batch) -> int:
     """Bytes at the peak of a batch."""
     return sum(task.memory for task in batch)
+
+
+def is_computed(layer: WeightLayer) -> bool:
+    """Whether a layer's values are made when it is read: out of codes, or of other layers."""
+    return bool(layer.parts) or not ("float" in layer.dtype or layer.dtype == "double")
 
 
 @cache
