@@ -59,7 +59,7 @@ _TABLE = re.compile(
 _NO_TABLE = re.compile(r"(?:^|_)(?:proj\w*|out|patch\w*|linear|mapping|head|dense|fc\d*|conv\w*)(?:_|$)")
 #: Matrices that are no weights.
 _NO_MAP = re.compile(
-    r"mask|cache|inv_freq|(?:cls|mask|class|dist)_token|(?:^|_)(?:sin|cos)(?:_|$)|logit_scale|running_"
+    r"mask|cache|inv_freq|(?:cls|mask|class|dist)_token|(?:^|_)(?:sin|cos)(?:_|$)|logit_scale|running_|A_log"
 )
 _TRANSPOSED = re.compile(r"deconv|upconv|conv_?trans", re.IGNORECASE)
 _DEPTHWISE = re.compile(r"depth_?wise|(?:^|[._])dw(?:_?conv)?\d*(?:$|[._])", re.IGNORECASE)

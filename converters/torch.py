@@ -73,7 +73,7 @@ def to_onnx(
     inner = torch_modules.unwrapped(model)
     torch_modules.check(inner)
     label = f"<{type(model).__name__}>"
-    with torch_modules.evaluated(inner), _random_state():
+    with torch_modules.evaluated(inner), torch_modules.without_caches(inner), _random_state():
         if args is None:
             converted = build(torch_modules.modules(inner))
             if verify:

@@ -64,6 +64,22 @@ def evaluated(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextlib.contextmanager
+def without_caches(model: torch.nn.Module) -> Iterator[None]:
+    """Hugging Face's models without their caches of keys and values, which no graph can return."""
+    configs = {
+        id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None
+    }
+    cached = [config for config in configs.values() if getattr(config, "use_cache", None) is True]
+    for config in cached:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in cached:
+            config.use_cache = True
+
+
 def check(model: torch.nn.Module) -> None:
     """Refuse what holds no values, or none that are the weights.
 
@@ -84,6 +100,7 @@ def refuse(name: str, tensor: torch.Tensor) -> None:
         ConversionError: naming the tensor and the mend.
     """
     import torch
+    from onnx_ir import tensor_adapters
 
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
         raise _refused(name, "is not initialised: its module is lazy", "call the model once with an example input")
@@ -91,6 +108,10 @@ def refuse(name: str, tensor: torch.Tensor) -> None:
         raise _refused(name, "is on the meta device and has no values", "load the weights first")
     if tensor.is_quantized:
         raise _refused(name, "is quantised", "convert the model before it is quantised")
+    try:
+        tensor_adapters.from_torch_dtype(tensor.dtype)
+    except TypeError:
+        raise _refused(name, f"is of type {tensor.dtype}, which ONNX has not", "convert it to another first") from None
     if tensor.layout != torch.strided:
         raise _refused(name, f"is stored as {tensor.layout}", "make it dense first, with to_dense()")
     foreign = type(tensor).__module__.startswith("bitsandbytes")
@@ -155,9 +176,10 @@ class Store:
         return list(self._known.values())
 
     def weights(self, name: str, module: torch.nn.Module) -> Weights:
-        """A module's own tensors, each as the module computes with it."""
+        """A module's own tensors, each as the module computes with it; buffers that are not saved are no weights."""
         own = {**module._parameters, **module._buffers}
         computed, parts = _computed(module)
+        parts |= set(module._non_persistent_buffers_set)
         own |= computed
         kept = {key: value for key, value in own.items() if value is not None and key not in parts}
         return {key: Weight(self.tensor(_path(name, key), value)) for key, value in kept.items()}
@@ -247,29 +269,39 @@ def _path(name: str, key: str) -> str:
 def _one(name: str, module: torch.nn.Module, weights: Weights) -> Iterator[Module]:
     """What one module is: by its class, else by its tensors' names and shapes."""
     for base in type(module).__mro__:
-        known = _KNOWN.get(base.__name__)
-        if known is not None and base.__module__.startswith(("torch.nn.modules.", "transformers.")):
+        known = _KNOWN.get((base.__module__.rpartition(".")[0], base.__name__))
+        if known is not None:
             yield from known(name, module, weights)
             break
     yield from kinds.modules({_path(name, key): weight.tensor for key, weight in weights.items()})
 
 
 def _linear(name: str, _: Any, weights: Weights) -> Iterator[Module]:
-    yield Dense(name, weights.pop("weight"), weights.pop("bias", None))
+    if "weight" in weights:
+        yield Dense(name, weights.pop("weight"), weights.pop("bias", None))
+
+
+def _bilinear(name: str, _: Any, weights: Weights) -> Iterator[Module]:
+    """A matrix for each output."""
+    if "weight" in weights:
+        yield Dense(name, weights.pop("weight"))
 
 
 def _conv1d(name: str, _: Any, weights: Weights) -> Iterator[Module]:
     """Hugging Face's: (inputs, outputs)."""
-    yield Dense(name, weights.pop("weight"), weights.pop("bias", None), inputs_first=True)
+    if "weight" in weights:
+        yield Dense(name, weights.pop("weight"), weights.pop("bias", None), inputs_first=True)
 
 
 def _convolution(name: str, module: Any, weights: Weights) -> Iterator[Module]:
-    bias = weights.pop("bias", None)
-    yield Convolution(name, weights.pop("weight"), bias, int(module.groups), bool(module.transposed))
+    if "weight" in weights:
+        bias = weights.pop("bias", None)
+        yield Convolution(name, weights.pop("weight"), bias, int(module.groups), bool(module.transposed))
 
 
 def _embedding(name: str, _: Any, weights: Weights) -> Iterator[Module]:
-    yield Embedding(name, weights.pop("weight"))
+    if "weight" in weights:
+        yield Embedding(name, weights.pop("weight"))
 
 
 def _batch_norm(name: str, _: Any, weights: Weights) -> Iterator[Module]:
@@ -312,6 +344,8 @@ def _recurrent(name: str, module: Any, weights: Weights) -> Iterator[Module]:
     for layer in range(module.num_layers):
         for direction in ("", "_reverse")[: 2 if module.bidirectional else 1]:
             end = f"l{layer}{direction}"
+            if not {f"weight_ih_{end}", f"weight_hh_{end}"} <= weights.keys():
+                continue
             biases = [weights.pop(f"bias_{of}_{end}", None) for of in ("ih", "hh")]
             yield Recurrent(
                 name,
@@ -324,9 +358,9 @@ def _recurrent(name: str, module: Any, weights: Weights) -> Iterator[Module]:
             )
 
 
-_KNOWN: dict[str, Callable[[str, Any, Weights], Iterator[Module]]] = {
+_TORCH = {
     "Linear": _linear,
-    "Conv1D": _conv1d,
+    "Bilinear": _bilinear,
     "_ConvNd": _convolution,
     "Embedding": _embedding,
     "EmbeddingBag": _embedding,
@@ -336,6 +370,11 @@ _KNOWN: dict[str, Callable[[str, Any, Weights], Iterator[Module]]] = {
     "RMSNorm": _scaling,
     "MultiheadAttention": _attention,
     **dict.fromkeys(_GATES, _recurrent),
+}
+#: By package and class. A subclass may hold less, or more, than its base.
+_KNOWN: dict[tuple[str, str], Callable[[str, Any, Weights], Iterator[Module]]] = {
+    ("transformers", "Conv1D"): _conv1d,
+    **{("torch.nn.modules", name): known for name, known in _TORCH.items()},
 }
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .graph.source import ModelLike
+    from .report.figures import LayerFigure
 
     Compared: TypeAlias = pd.DataFrame | ModelLike | WeightWatcher
 
@@ -68,6 +69,44 @@ class Comparison:
         if metric not in self.ranking.columns:
             raise OptionError(f"metric={metric!r}: models are ranked by {', '.join(LOWER_IS_BETTER)}")
         return list(self.ranking[metric].dropna().sort_values(kind="stable").index)
+
+    def plot_accuracy(self, metric: str = "alpha_weighted") -> LayerFigure:
+        """Accuracy against a metric: one point per model, and the line of least squares.
+
+        Args:
+            metric: one of those in `correlations`.
+
+        Returns:
+            A matplotlib Figure that is not among pyplot's. Notebooks show it; `figure.savefig("family.png")` keeps it.
+
+        Raises:
+            OptionError: there is no such metric, there are no accuracies, or matplotlib is not installed.
+        """
+        from .report import compare_plots, plots
+
+        plots.require()
+        return compare_plots.accuracy_plot(self.summaries, self.correlations, metric)
+
+    def plot_layers(self, metric: str = "alpha", models: Sequence[str] | None = None) -> LayerFigure:
+        """A metric along the layers of the models, in graph order: their correlation flow.
+
+        Args:
+            metric: a column of the details.
+            models: which of them; None for all.
+
+        Returns:
+            A matplotlib Figure, as from `plot_accuracy`.
+
+        Raises:
+            OptionError: there is no such column or model, or matplotlib is not installed.
+        """
+        from .report import compare_plots, plots
+
+        plots.require()
+        for name in models or ():
+            if name not in self.details:
+                raise OptionError(f"models: there is no {name!r}; {nearest(str(name), list(self.details))}")
+        return compare_plots.layers_plot({name: self.details[name] for name in models or self.details}, metric)
 
     def _repr_html_(self) -> str:
         tables = [("Summary", self.summaries), ("Place, by mean", self.ranking)]

@@ -161,6 +161,8 @@ class Options:
         on = self._on()
         for first, others in _CONTRADICTIONS.items():
             clash = sorted(on & set(others)) if first in on else []
+            if self.peft == "with_base" and first == "peft":
+                clash = [other for other in clash if other != "base_model"]  # the model that the updates belong to
             if clash:
                 raise OptionError(f"{first} and {clash[0]} contradict each other; drop one of them")
         if self.fit != "PL":

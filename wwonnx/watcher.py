@@ -56,11 +56,14 @@ class WeightWatcher:
         """Open a model.
 
         Args:
-            model: a path, the bytes of a file, an onnx.ModelProto or an onnx_ir.Model. Each method takes one as well.
+            model: a path, the bytes of an ONNX file, an onnx.ModelProto or an onnx_ir.Model; or what
+                `wwonnx.converters.to_onnx` takes, which is converted in memory: a torch module, a Keras model, a
+                checkpoint, a Hugging Face model folder, a LoRA adapter. Each method takes one as well.
             log_level: level for the logger `wwonnx`; None leaves it alone.
 
         Raises:
             ModelError: the model can't be opened.
+            ConversionError: it can't be converted faithfully, or a package for that is missing.
         """
         if log_level is not None:
             try:
@@ -159,8 +162,10 @@ class WeightWatcher:
                 ("flow").
             sparsify: with intra, a random half of the units between two layers is silenced.
             stacked: all layers as one matrix.
-            base_model: analyse W - W_base, layers matched by name and shape.
-            peft: the low-rank updates B A of LoRA factors; "with_base" adds the weight that they update.
+            base_model: analyse W - W_base, layers matched by name and shape. With peft="with_base", the model whose
+                weights the updates are added to.
+            peft: the low-rank updates B A of LoRA factors; "with_base" adds the weight that they update. An adapter's
+                layers are its updates in any case.
             fit: "PL", a power law; "TPL", one with an exponential cut-off (column Lambda); "E_TPL", that with xmin near
                 the peak of the ESD.
             estimator: "mle" searches xmin; "hill" takes the upper n // xmin_pos eigenvalues, as TempBalance does.
@@ -255,7 +260,7 @@ class WeightWatcher:
         given: dict[str, Any],
         resources: execute.Resources,
     ) -> pd.DataFrame:
-        import pandas as pd
+        from .report.frames import Details
 
         options = Options.make(base=base_model is not None, keep=see is not None, **given)
         analysis.check_device(options)
@@ -273,14 +278,15 @@ class WeightWatcher:
             outcome = execute.run(chosen, options, resources, self._opened().label, report, looked_at)
         rows = outcome.rows
         flat = [row for some in rows for row in some]
-        details: pd.DataFrame = pd.DataFrame(
+        details: pd.DataFrame = Details(
             {column: [row.get(column, np.nan) for row in flat] for column in columns.columns(options)}
         )
         self._details = details
         folding = analysis.folding_note(sum(layer.folded for layer in chosen), len(chosen))
-        self._note = " ".join(filter(None, [folding, *outcome.notes]))
-        if folding:
-            self.logger.warning(folding)
+        own = " ".join(filter(None, (self._opened().note, folding)))
+        self._note = " ".join(filter(None, (own, *outcome.notes)))
+        if own:
+            self.logger.warning(own)
         return details
 
     def plot(
@@ -473,10 +479,12 @@ class WeightWatcher:
             where it was fitted. NaN where no row has a value. Where BatchNormalizations were folded into weights,
             `folded` counts the rows of such layers.
         """
+        from .report.frames import Summary
+
         details = self.get_details() if details is None else details
         summary = {metric: float(details[metric].mean()) for metric in SUMMARY if metric in details.columns}
         folded = int(details["folded"].sum()) if "folded" in details.columns else 0
-        return summary | ({"folded": folded} if folded else {})
+        return Summary(summary | ({"folded": folded} if folded else {}))
 
     def get_skipped(self) -> pd.DataFrame:
         """The weights that the last `analyze` or `describe` left out.
@@ -643,7 +651,7 @@ class WeightWatcher:
         return self._opened().label
 
     def sha256(self) -> str | None:
-        """Hash of the model's file, external data not included; None for a model that was built in memory."""
+        """Hash of the model's file or files, as `graph.source.Source.sha256` defines it; None for one in memory."""
         return self._opened().sha256()
 
     def __repr__(self) -> str:
@@ -652,9 +660,9 @@ class WeightWatcher:
     def _open(self, model: ModelLike | None) -> None:
         if model is None:
             return
-        from .graph.source import open_model
+        from .converters.dispatch import open_source
 
-        self._source, self._walk, self._options = open_model(model), None, Options()
+        self._source, self._walk, self._options = open_source(model), None, Options()
         self._details = self._skipped = self._analyzed = self._drawn = None
 
     def _opened(self) -> Source:
@@ -678,13 +686,15 @@ class WeightWatcher:
         self._open(model)
         return filters.one(self._walked(self._options).layers, layer)
 
-    def _portable(self, options: Options) -> tuple[WeightLayer, ...]:
-        """The layers such that they can be sent to other processes."""
-        from .execute.carry import portable
+    def _layers(self, options: Options, portable: bool) -> tuple[WeightLayer, ...]:
+        """The model's layers; where asked, such that they can be sent to other processes."""
+        layers = self._walked(options).layers
+        if not portable:
+            return layers
+        from .execute import carry
 
-        walk = self._walked(options)
         assert self._walk is not None
-        return portable(walk.layers, self._opened(), self._walk[0])
+        return carry.portable(layers, self._opened(), self._walk[0])
 
     def _select(
         self,
@@ -705,13 +715,15 @@ class WeightWatcher:
             left_out.extend((*derived.left_out, *derived.base_left_out))
             return derived.layers
 
-        layers = self._portable(options) if portable else walk.layers
-        if base_model is not None:
-            base = WeightWatcher(base_model)
-            base_layers = base._portable(options) if portable else base._walked(options).layers
-            layers = take(derive.delta(layers, base_layers))
-        elif options.peft:
-            layers = take(derive.peft(layers, with_base=options.peft == "with_base"))
+        layers = self._layers(options, portable)
+        if options.peft:
+            with_base = options.peft == "with_base"
+            find = self._opened().base
+            belongs = find(base_model) if with_base and find is not None else base_model
+            base = WeightWatcher(belongs)._layers(options, portable) if belongs is not None else ()
+            layers = take(derive.peft(layers, with_base, base=base))
+        elif base_model is not None:
+            layers = take(derive.delta(layers, WeightWatcher(base_model)._layers(options, portable)))
         chosen: Sequence[WeightLayer] = filters.select(layers, wanted)
         if options.intra or options.stacked:
             plain = replace(options, intra=False, stacked=False)

@@ -113,6 +113,18 @@ def test_files_of_one_name_are_told_apart_by_their_paths(
     assert read.accuracy.tolist() == [80.0, 90.0]
 
 
+def test_plots_are_written_where_asked(
+    family: Path, accuracies: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "new" / "plots"
+    code, _, err = run(capsysbinary, *paths(family), "--accuracy", accuracies, "--plot", folder)
+    assert (code, err) == (0, "")
+    written = {path.name for path in folder.iterdir()}
+    assert {"accuracy.alpha_weighted.png", "layers.alpha.png", "accuracy.log_norm.png"} <= written
+    assert len(written) == 12
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

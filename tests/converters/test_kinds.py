@@ -60,6 +60,7 @@ CASES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     "relative_positions": ({"attn.relative_position_bias_table": (49, 8)}, "Embedding"),
     "token": ({"cls_token": (1, 1, 8)}, "Scaling"),
     "mask": ({"attn.bias": (1, 1, 16, 16)}, "Scaling"),
+    "state_matrix": ({"mixer.A_log": (64, 16)}, "Scaling"),
     "scalar": ({"logit_scale": ()}, "Scaling"),
     "lstm": (
         {"rnn.weight_ih_l0": (12, 5), "rnn.weight_hh_l0": (12, 3), "rnn.bias_ih_l0": (12,), "rnn.bias_hh_l0": (12,)},

@@ -286,6 +286,65 @@ def test_integers_stay_in_their_range() -> None:
     assert verify.DIFFERENCE in model.metadata_props
 
 
+def test_buffers_that_are_not_saved_are_no_weights() -> None:
+    module = nn.Sequential(nn.Linear(4, 5))
+    module.register_buffer("mixing", torch.randn(6, 6))
+    module.register_buffer("angles", torch.randn(6, 6), persistent=False)
+    assert set(to_onnx(module, verify=True).graph.initializers) == set(module.state_dict())
+
+
+def test_bilinear_has_a_matrix_for_each_output() -> None:
+    found = find(to_onnx(nn.Bilinear(4, 5, 3))).layers
+    assert [(layer.name, layer.matrix_shape) for layer in found] == [(f"weight.{n}", (1, 4, 5)) for n in range(3)]
+
+
+def test_a_subclass_without_its_bases_weight() -> None:
+    class Factored(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 5)
+            del self.weight
+            self.u, self.v = nn.Parameter(torch.randn(5, 2)), nn.Parameter(torch.randn(2, 4))
+
+    assert set(layers(to_onnx(nn.Sequential(Factored())))) == {"0.u", "0.v"}
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's and bitsandbytes' own
+@pytest.mark.parametrize("mode", MODES)
+def test_lora_updates(mode: str) -> None:
+    """Factors of an adapter, under their names; analysed as the update that they make."""
+    peft = pytest.importorskip("peft")
+    module = nn.Sequential(nn.Linear(96, 128), nn.ReLU(), nn.Linear(128, 100))
+    adapted = peft.get_peft_model(module, peft.LoraConfig(r=8, lora_alpha=8, target_modules=["0", "2"]))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    expected = effective(adapted)
+    model = to_onnx(adapted, torch.randn(2, 96) if mode == "graph" else None, verify=True)
+    found = layers(model)
+    assert {layer.longname for layer in found.values()} == set(expected)
+    for layer in found.values():
+        assert layer.matrices()[0].tobytes() in (
+            expected[layer.longname].tobytes(),
+            expected[layer.longname].T.tobytes(),
+        )
+    details = ww.WeightWatcher(model=model).analyze(peft=True, min_evals=2)
+    assert len(details) == 2
+    for row, index in zip(details.itertuples(), (0, 2), strict=True):
+        parts = [expected[f"base_model.model.{index}.lora_{factor}.default.weight"] for factor in "BA"]
+        update = parts[0].astype(np.float64) @ parts[1].astype(np.float64)
+        assert np.isclose(row.lambda_max, np.linalg.norm(update, 2) ** 2, rtol=1e-4)
+
+
+def test_hugging_face_caches_are_left_out() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    module = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=40, **sizes))
+    model = to_onnx(module, {"input_ids": torch.randint(0, 40, (1, 6))}, verify=True)
+    assert module.config.use_cache is True
+    assert len(model.graph.outputs) == 1
+    assert set(layers(model)) == set(layers(to_onnx(module)))
+
+
 # Saving
 
 
@@ -329,7 +388,10 @@ def test_refusals() -> None:
     lazy = nn.Sequential(nn.LazyLinear(4))
     with torch.device("meta"):
         empty = nn.Linear(4, 4)
+    exotic = nn.Module()
+    exotic.register_buffer("w", torch.empty(4, 4, dtype=torch.complex32))
     cases: list[tuple[Any, Any, str]] = [
+        (exotic, None, "'w' is of type torch.complex32"),
         (lazy, None, "'0.weight' is not initialised"),
         (empty, None, "'weight' is on the meta device"),
         (quantised, None, "is quantised"),

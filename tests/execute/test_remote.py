@@ -230,5 +230,5 @@ def test_references_travel_light_and_values_whole() -> None:
 
     read = Carried(lambda: random_matrix(5, 4))
     assert pickle.loads(pickle.dumps(read))().tolist() == random_matrix(5, 4).tolist()
-    referred = Referred("m.onnx", (("m.onnx", 1, 2),), None, 3, read)  # type: ignore[arg-type]
+    referred = Referred("m.onnx", (("m.onnx", 1, 2),), None, (3, (5, 4)), read)  # type: ignore[arg-type]
     assert len(pickle.dumps(referred)) < 300

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ..errors import OptionError, WwonnxError
-from ..watcher import WeightWatcher
+from ..watcher import SUMMARY, WeightWatcher
 from . import options as shared
 from .main import complain
 from .output import chosen_format, document, markdown_table, printed, put
@@ -42,6 +42,12 @@ class _Accuracies(NamedTuple):
     metavar="FILE.csv",
     help="Columns model (a file's name, with or without .onnx), accuracy, and group if there are groups.",
 )
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Draw each metric against accuracy and along the layers, as PNG files in this folder.",
+)
 @shared.selection
 @shared.metrics
 @click.option(
@@ -55,6 +61,7 @@ class _Accuracies(NamedTuple):
 def command(
     models: tuple[str, ...],
     accuracy_file: Path | None,
+    plot: Path | None,
     layers: tuple[str, ...],
     detx: bool,
     format_: str | None,
@@ -62,10 +69,14 @@ def command(
     progress: bool | None,
     **options: Any,
 ) -> int:
-    """Sum up two or more ONNX models of one family, and hold their metrics against their accuracies."""
+    """Sum up two or more models of one family, and hold their metrics against their accuracies."""
     from ..compare import compare
+    from ..report import plots
 
     chosen = chosen_format(format_, output)
+    if plot is not None:
+        plots.require()
+        plots.make_folder(plot)
     if chosen == "parquet":
         raise OptionError(f"-o {output}: compare writes no Parquet; give .csv or .json")
     names = _names(models)
@@ -86,6 +97,8 @@ def command(
     accuracies = {name: value for name, value in known.accuracies.items() if name in details} or None
     groups = {name: value for name, value in known.groups.items() if name in details} or None
     result = compare(details, accuracies, groups)
+    if plot is not None:
+        _draw(result, plot)
     content = _content(result, options, chosen, output)
     if content is not None:
         put(content, output)
@@ -147,6 +160,16 @@ def _known_as(name: str, names: Sequence[str]) -> str:
         return name
     same = [known for known in names if known == Path(name).stem or Path(known).stem == Path(name).stem]
     return same[0] if len(same) == 1 else name
+
+
+def _draw(result: Comparison, folder: Path) -> None:
+    """Write `accuracy.METRIC.png` for each metric that has a line, and `layers.METRIC.png` for each."""
+    from ..report import plots
+
+    for metric in (name for name in SUMMARY if name in result.summaries):
+        plots.save(result.plot_layers(metric), folder / f"layers.{metric}.png")
+        if metric in result.correlations.index:
+            plots.save(result.plot_accuracy(metric), folder / f"accuracy.{metric}.png")
 
 
 def _content(result: Comparison, options: dict[str, Any], format_: str, output: Path | None) -> bytes | None:

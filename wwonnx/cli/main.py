@@ -24,6 +24,7 @@ _COMMANDS = {
     "explain": "What the code of a finding means, and what to do.",
     "store": "What a file of results holds.",
     "smooth": "Cut weights down to their signal, in a new model.",
+    "convert": "Bring a checkpoint, a model folder or an adapter to ONNX.",
 }
 
 
@@ -51,7 +52,10 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="wwonnx")
 def cli() -> None:
-    """Judge trained neural networks from the weights in their ONNX files alone.
+    """Judge trained neural networks from their weights alone.
+
+    A MODEL is an ONNX file, a PyTorch, Keras or TensorFlow checkpoint, a .safetensors file, or the folder of a Hugging
+    Face model or a LoRA adapter.
 
     Exit codes: 0 done, 1 findings of check, 2 could not, 130 interrupted by Ctrl-C.
     """

@@ -80,7 +80,11 @@ _metrics = _apply(
     click.option("--intra", is_flag=False, flag_value="size", help="Overlaps of neighbouring layers: size, or flow."),
     click.option("--sparsify", is_flag=True, help="With --intra: silence half of the units between two layers."),
     click.option("--stacked", is_flag=True, help="All layers as one matrix."),
-    click.option("--base-model", metavar="MODEL", help="Analyse the difference from this model."),
+    click.option(
+        "--base-model",
+        metavar="MODEL",
+        help="Analyse the difference from this model. With --peft with_base: add the updates to it.",
+    ),
     click.option("--peft", is_flag=False, flag_value="updates", help="LoRA updates B A, or with_base."),
     click.option("--fit", type=click.Choice(FITS), default="PL", show_default=True, help="Which law."),
     click.option("--estimator", type=click.Choice(ESTIMATORS), default="mle", show_default=True, help="Of alpha."),

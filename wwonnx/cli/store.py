@@ -55,7 +55,7 @@ def ls(store: Path, model: str, format_: str | None, output: Path | None) -> int
 
         tables.print_analyses(console, frame)
 
-    write("store ls", [Result(str(store), None, frame, {}, show)], {"model": model}, chosen, output)
+    write("store ls", [Result(str(store), _no_hash, frame, {}, show)], {"model": model}, chosen, output)
     return 0
 
 
@@ -140,7 +140,7 @@ def _results(path: Path, model: str) -> list[Result]:
             def show(console: Any, frame: pd.DataFrame = frame) -> None:
                 tables.print_details(console, frame)
 
-            results.append(Result(title, None, frame, {"options": some[0].options}, show))
+            results.append(Result(title, _no_hash, frame, {"options": some[0].options}, show))
     if not results:
         raise OptionError(f"{path}: holds nothing of a model {model!r}; 'wwonnx store ls' lists what it holds")
     return results
@@ -165,3 +165,7 @@ def _frame(some: list[Kept]) -> pd.DataFrame:
 
 def _words(options: dict[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in options.items())
+
+
+def _no_hash() -> None:
+    """A store has no file of the model's to hash."""

@@ -24,6 +24,10 @@ Read: TypeAlias = Callable[[], NDArray[Any]]
 Stamp: TypeAlias = "tuple[tuple[str, int, int], ...]"
 
 
+#: The id and the shape of a layer.
+Which: TypeAlias = "tuple[int, tuple[int, ...]]"
+
+
 class UnreachableError(WwonnxError):
     """A worker doesn't find the model, or finds another one at its path."""
 
@@ -31,8 +35,8 @@ class UnreachableError(WwonnxError):
 class Referred:
     """Reads a layer. It travels as (path, files, splits, layer id); the process that it arrives in opens the model."""
 
-    def __init__(self, path: str, stamp: Stamp, splits: Splits, layer_id: int, read: Read | None = None) -> None:
-        self._where = path, stamp, splits, layer_id
+    def __init__(self, path: str, stamp: Stamp, splits: Splits, which: Which, read: Read | None = None) -> None:
+        self._where = path, stamp, splits, which
         self._read = read
 
     def __call__(self) -> NDArray[Any]:
@@ -43,9 +47,12 @@ class Referred:
             WeightError: the values can't be read.
         """
         if self._read is None:
-            *model, layer_id = self._where
+            *model, (layer_id, shape) = self._where
             with _opening:
-                self._read = _layers(*model)[layer_id - 1].read
+                found = _layers(*model)[layer_id - 1 : layer_id]
+            if not found or found[0].shape != shape:
+                raise UnreachableError(f"{model[0]}: is opened as another model here")
+            self._read = found[0].read
         return self._read()
 
     def __reduce__(self) -> tuple[type[Referred], tuple[Any, ...]]:
@@ -78,11 +85,11 @@ class _Arrived:
 
 def portable(layers: Sequence[WeightLayer], source: Source, splits: Splits) -> tuple[WeightLayer, ...]:
     """The layers of a model such that they can be sent: as references where the model is a file, else as values."""
-    if source.path is None:
+    if len(source.files) != 1:  # in memory, or made of many files: workers open what is one file
         return tuple(carried(layer) for layer in layers)
-    path, stamp = str(source.path.resolve()), stamp_of(source)
+    path, stamp = str(source.files[0].resolve()), stamp_of(source)
     return tuple(
-        replace(layer, read=Referred(path, stamp, splits, layer.layer_id, layer.read), read_bias=None)
+        replace(layer, read=Referred(path, stamp, splits, (layer.layer_id, layer.shape), layer.read), read_bias=None)
         for layer in layers
     )
 
@@ -96,8 +103,7 @@ def stamp_of(source: Source) -> Stamp:
     """The files of a model as they are now: whoever sees the same ones reads the same weights."""
     from ..graph.source import data_files
 
-    assert source.path is not None
-    return tuple(_stamp(path) for path in (source.path.resolve(), *data_files(source)))
+    return tuple(_stamp(path) for path in (*(file.resolve() for file in source.files), *data_files(source)))
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:

@@ -72,10 +72,10 @@ def new_figure(
         ax.tick_params(labelsize=9, colors="#222222")
     left = _LEFT / _WIDTH
     plain: Any = {"parse_math": False, "usetex": False, "ha": "left", "va": "top"}  # names are no formulas
-    figure.text(left, 1.0 - 0.13 / height, _drawable(title), fontsize=11.5, fontweight="bold", **plain)
-    figure.text(left, 1.0 - 0.39 / height, _drawable(subtitle, 100), fontsize=9, color="#444444", **plain)
+    figure.text(left, 1.0 - 0.13 / height, drawable(title), fontsize=11.5, fontweight="bold", **plain)
+    figure.text(left, 1.0 - 0.39 / height, drawable(subtitle, 100), fontsize=9, color="#444444", **plain)
     plain |= {"ha": "right", "va": "bottom"}
-    figure.text(1.0 - _RIGHT / _WIDTH, 0.05 / height, _drawable(size, 80), fontsize=7.5, color=GREY, **plain)
+    figure.text(1.0 - _RIGHT / _WIDTH, 0.05 / height, drawable(size, 80), fontsize=7.5, color=GREY, **plain)
     return figure, axes
 
 
@@ -97,13 +97,13 @@ def remark(ax: Axes, text: str) -> None:
         plain: Any = {"parse_math": False, "usetex": False, "va": "bottom"}
         figure = ax.get_figure(root=True)
         assert figure is not None
-        figure.text(0.1 / _WIDTH, 0.05 / figure.get_figheight(), _drawable(text, 90), fontsize=7.5, color=GREY, **plain)
+        figure.text(0.1 / _WIDTH, 0.05 / figure.get_figheight(), drawable(text, 90), fontsize=7.5, color=GREY, **plain)
 
 
 def message(ax: Axes, text: str) -> None:
     """Words in place of a picture."""
     ax.text(
-        *(0.5, 0.5, _drawable(text, 90)),
+        *(0.5, 0.5, drawable(text, 90)),
         transform=ax.transAxes,
         ha="center",
         va="center",
@@ -115,7 +115,7 @@ def message(ax: Axes, text: str) -> None:
     ax.set_axis_off()
 
 
-def _drawable(text: str, longest: int = _LONGEST_TITLE) -> str:
+def drawable(text: str, longest: int = _LONGEST_TITLE) -> str:
     """Text without letters that the font has not: matplotlib would warn of each."""
     return "".join(letter if _has(letter) else "?" for letter in clean(text, longest))
 
