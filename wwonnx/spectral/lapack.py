@@ -100,10 +100,11 @@ def _routine(name: str) -> Callable[..., None]:
 
     pointers: dict[str, Any] = {**cython_blas.__pyx_capi__, **cython_lapack.__pyx_capi__}
     capsule = pointers[name]
-    api = ctypes.pythonapi
-    get_name, get_pointer = api.PyCapsule_GetName, api.PyCapsule_GetPointer
-    get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
-    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    # Prototypes of our own: those that hang on ctypes.pythonapi are shared with everybody.
+    get_name = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
+    get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi)
+    )
     pointer = get_pointer(capsule, get_name(capsule))
     arguments = 10 if name.endswith("syrk") else 11
     routine: Callable[..., None] = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(pointer)
