@@ -16,8 +16,9 @@ from .errors import WeightError
 from .layer import WeightLayer
 from .options import Options
 from .spectral.accelerator import require
-from .spectral.esd import Array, Spectrum, spectra
+from .spectral.esd import Approximation, Array, Spectrum, spectra
 from .spectral.farms import farms_spectrum
+from .spectral.lanczos import COVERAGE, REPLICATES, approximate_spectrum
 from .spectral.marchenko_pastur import fit_marchenko_pastur
 from .spectral.norms import norms
 from .spectral.null import alpha_null, jensen_shannon_distance, shuffle_test
@@ -28,13 +29,13 @@ from .spectral.solver import Solver
 from .spectral.trace_log import trace_log
 from .spectral.transforms import convolution_spectrum, fft, glorot_factor, spacing_metrics
 from .spectral.vectors import Localization, measure_vectors, vector_metrics
-from .tails import tail_row
+from .tails import fit_tail, tail_row
 
 Row: TypeAlias = dict[str, Any]
 Load: TypeAlias = Callable[[], NDArray[Any]]
 
 #: Options that cost more than Python's overhead: their work is done where the spectrum is computed.
-_HEAVY = ("randomize", "vectors", "subsample", "ci", "gof", "alternatives")
+_HEAVY = ("randomize", "vectors", "subsample", "ci", "gof", "alternatives", "lanczos_above")
 
 #: Gram matrices of shuffles are decomposed together up to this size.
 SHARED_BYTES = 8 << 20
@@ -212,8 +213,10 @@ def _all_spectra(
     layers: Sequence[WeightLayer], options: Options, known: Sequence[Spectrum | None]
 ) -> list[Spectrum | WeightError]:
     """The spectra that are known, and those that are not."""
-    missing = iter(_spectra([layer for layer, own in zip(layers, known, strict=True) if own is None], options))
-    return [next(missing) if own is None else own for own in known]
+    # What tells how sure an approximation is, is not kept.
+    used = [None if options.approximates(layer.M) else own for layer, own in zip(layers, known, strict=True)]
+    missing = iter(_spectra([layer for layer, own in zip(layers, used, strict=True) if own is None], options))
+    return [next(missing) if own is None else own for own in used]
 
 
 def complete(layer: WeightLayer, finding: Finding, options: Options) -> list[Row]:
@@ -282,7 +285,27 @@ def _on_an_image(layer: WeightLayer, options: Options) -> bool:
 
 
 def _spectra(layers: Sequence[WeightLayer], options: Options) -> list[Spectrum | WeightError]:
-    """The spectra that the options ask for, before any scaling.
+    """The spectra that the options ask for, before any scaling."""
+    decomposed = [layer for layer in layers if not options.approximates(layer.M)]
+    exact = iter(_decomposed(decomposed, options))
+    return [
+        _approximated(layer, layer.matrices, options, 0, REPLICATES) if options.approximates(layer.M) else next(exact)
+        for layer in layers
+    ]
+
+
+def _approximated(
+    layer: WeightLayer, load: Load, options: Options, draw: int, replicates: int
+) -> Spectrum | WeightError:
+    """The spectrum of a layer that is larger than what is decomposed; `draw` tells it from its shuffles."""
+    try:
+        return approximate_spectrum(load, layer.eps, (options.seed, draw), replicates)
+    except WeightError as error:
+        return error
+
+
+def _decomposed(layers: Sequence[WeightLayer], options: Options) -> list[Spectrum | WeightError]:
+    """The spectra of layers that are computed in full.
 
     A tail that float32 would touch is computed again in float64.
     """
@@ -339,8 +362,13 @@ def _shuffles(layer: WeightLayer, options: Options) -> list[Spectrum]:
     found: list[Spectrum] = []
     for start in range(0, count, together):
         replicas = range(start, min(count, start + together))
-        loads = [(layer, partial(_shuffled, layer, options, replica)) for replica in replicas]
-        for each in _spectra_of(loads, options):
+        loads = [partial(_shuffled, layer, options, replica) for replica in replicas]
+        spectra_of_them = (
+            [_approximated(layer, load, options, 1 + start + i, 0) for i, load in enumerate(loads)]
+            if options.approximates(layer.M)
+            else _spectra_of([(layer, load) for load in loads], options)
+        )
+        for each in spectra_of_them:
             if isinstance(each, WeightError):
                 raise each
             found.append(each)
@@ -359,9 +387,12 @@ def _metrics(case: _Case) -> Row:
         "weak_rank_loss": own.weak_rank_loss,
         "has_esd": True,
     }
-    if options.svd_method == "fast":
-        row["esd_error"] = case.spectrum.error
-    if not case.spectrum.ranked:
+    about = case.spectrum.approximation
+    row |= {"esd_error": case.spectrum.error, "approximate": about is not None, "alpha_error": 0.0}
+    if about is not None:
+        row |= dict.fromkeys(("sv_min", "matrix_rank", "rank_loss", "weak_rank_loss"), np.nan)
+        case.notes.append(f"approximate: {about.tails.sum()} of {esd.size} eigenvalues one by one")
+    elif not case.spectrum.ranked:
         row |= dict.fromkeys(("sv_min", "matrix_rank", "rank_loss"), np.nan)
         row["weak_rank_loss"] = own.weak_rank_loss if case.spectrum.error < options.tolerance else np.nan
         case.notes.append("rank below float32's resolution")
@@ -381,6 +412,8 @@ def _metrics(case: _Case) -> Row:
     fitted = _fitted_esd(case, esd)
     tail, fit = tail_row(esd, fitted, options, case.layer.layer_id, case.notes)
     row |= tail
+    if about is not None:
+        row["alpha_error"] = _alpha_error(about, fit, options)
     alive = esd[-1] > 0.0
     if options.detX:
         row |= _trace_log(esd, fit) if alive else {}
@@ -404,6 +437,14 @@ def _fitted_esd(case: _Case, esd: Array) -> Array:
     if case.options.subsample != "farms":
         return esd
     return farms_spectrum(case.load, case.layer.eps).scaled(case.factor).pooled
+
+
+def _alpha_error(about: Approximation, fit: PowerLaw, options: Options) -> float:
+    """How far alpha may be from that of all eigenvalues: the spectra that are as likely give fits no farther apart."""
+    if fit.reason:
+        return np.nan
+    fits = [fit_tail(np.sort(other, axis=None), options).fit.alpha for other in about.replicates]
+    return float(np.nanquantile(np.abs(np.array(fits) - fit.alpha), COVERAGE))
 
 
 def _trace_log(esd: Array, fit: PowerLaw) -> Row:

@@ -29,6 +29,7 @@ RANDOMIZED = (
     *("num_traps", "rand_num_spikes", "rand_sigma_mp", "rand_mp_softrank", "rand_bulk_min", "rand_bulk_max"),
     "rand_W_scale",
 )
+APPROXIMATION = ("approximate", "alpha_error")
 _CLOSING = ("has_esd", "status", "warning", "reason", "weight_dtype", "folded", "longname")
 
 #: Columns of `describe`.
@@ -55,8 +56,10 @@ def columns(options: Options) -> list[str]:
         chosen += RANDOMIZED
     if options.vectors:
         chosen += vectors.COLUMNS
-    if options.svd_method == "fast":
+    if options.svd_method == "fast" or options.lanczos_above is not None:
         chosen.append("esd_error")
+    if options.lanczos_above is not None:
+        chosen += APPROXIMATION
     if options.deltas:
         chosen += transforms.SPACING_COLUMNS
     return [*chosen, *_CLOSING]

@@ -72,6 +72,7 @@ class Options:
         keep: whether rows carry the spectra behind them (analysis.KEPT), for pictures.
         device: what computes eigenvalues: "cpu", "torch", "cuda" or "mps".
         svd_method: "accurate", in float64, or "fast", in float32 where the tail stays as it is.
+        lanczos_above: layers of larger M are approximated by Lanczos; None for none.
     """
 
     min_evals: int = MIN_EVALS
@@ -112,6 +113,7 @@ class Options:
     keep: bool = False
     device: str = "cpu"
     svd_method: str = "accurate"
+    lanczos_above: int | None = None
 
     @classmethod
     def make(cls, *, ww2x: bool = False, ERG: bool = False, channels: None = None, **given: Any) -> Options:
@@ -178,10 +180,17 @@ class Options:
                         f"svd_method='fast' and {name} contradict each other: float32 can't resolve the small "
                         "eigenvalues; drop one of them"
                     )
-        if self.device == "mps" and self.svd_method != "fast":
-            raise OptionError("device='mps': Apple's GPUs have no float64; give svd_method='fast' too, or device='cpu'")
+        self._refuse_device()
         if self.sparsify and not self.intra:
             raise OptionError("sparsify belongs to intra: give intra=True too, or drop it")
+
+    def _refuse_device(self) -> None:
+        if self.device == "mps" and self.svd_method != "fast":
+            raise OptionError("device='mps': Apple's GPUs have no float64; give svd_method='fast' too, or device='cpu'")
+        if self.device in ("cuda", "mps") and self.lanczos_above is not None:
+            raise OptionError(
+                f"device={self.device!r} and lanczos_above contradict each other: Lanczos runs on the CPU; drop one"
+            )
 
     def replicas(self, M: int) -> int:
         """How many shuffles to hold a layer of this size against: few are enough where there are many eigenvalues."""
@@ -189,10 +198,14 @@ class Options:
             return self.rand_replicas
         return 20 if M < 512 else 10 if M < 2048 else 5
 
+    def approximates(self, M: int) -> bool:
+        """Whether a layer of this size is approximated."""
+        return self.lanczos_above is not None and self.lanczos_above < M
+
     @property
     def is_random(self) -> bool:
         """Whether numbers depend on the seed and the layer's id."""
-        return self.randomize or self.ci or self.gof
+        return self.randomize or self.ci or self.gof or self.lanczos_above is not None
 
     @property
     def ignore_largest(self) -> int:
@@ -220,6 +233,7 @@ _CONTRADICTIONS = {
     "fix_fingers": ("ci", "gof", "xmax"),
     "subsample": ("conv2d_fft", "inverse", "intra"),
     "inverse": ("vectors", "deltas", "randomize", "mp_fit"),
+    "lanczos_above": ("vectors", "deltas", "inverse", "intra", "fft", "conv2d_fft", "subsample", "gof"),
 }
 
 
@@ -316,6 +330,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "min_evals": _least,
     "max_evals": partial(_optional_whole, minimum=1),
     "rand_replicas": partial(_optional_whole, minimum=3),
+    "lanczos_above": partial(_optional_whole, minimum=1),
     "seed": partial(whole, minimum=0),
     "xmax": _xmax,
     "tolerance": _tolerance,

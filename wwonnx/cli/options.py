@@ -109,6 +109,9 @@ _metrics = _apply(
         show_default=True,
         help="Eigenvalues in float64, or (fast) in float32 where no tail is touched.",
     ),
+    click.option(
+        "--lanczos-above", type=int, metavar="M", default=None, help="Approximate larger layers, with error estimates."
+    ),
     click.option("--seed", type=int, default=0, show_default=True, help="For everything random."),
 )
 metrics = _apply(

@@ -94,7 +94,7 @@ def run(
         StoreError: the store can't be opened, read or written.
         Interrupted: Ctrl-C, where there is a store.
     """
-    tracker = None if progress is None else Tracker(progress, layers)
+    tracker = None if progress is None else Tracker(progress, layers, options.lanczos_above)
     notes: list[str] = []
 
     def engine(some: Sequence[WeightLayer], steps: local.Steps[Finding, list[Row]]) -> list[list[Row] | None]:
@@ -119,5 +119,6 @@ def run(
         job=lambda some: Job(tuple(some), options),
         complete=lambda layer, finding: seen(complete(layer, finding, options)),
         refuse=lambda layer, reason: seen(refuse(layer, reason, options)),
+        lanczos_above=options.lanczos_above,
     )
     return Outcome([rows or [] for rows in engine(layers, steps)], tuple(notes))

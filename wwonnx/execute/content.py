@@ -59,8 +59,10 @@ def important(options: Options) -> dict[str, Any]:
     }
 
 
-def _changes_spectrum(name: str, options: Options) -> bool:
+def _changes_spectrum(name: str, options: Options, layer: WeightLayer) -> bool:
     """Whether an option does; where float32 is tried, the tail, which any may move, decides whether it is enough."""
+    if name in ("lanczos_above", "seed") and options.lanczos_above is not None:
+        return options.approximates(layer.M)
     return name not in FROM_SPECTRUM or options.svd_method == "fast"
 
 
@@ -76,10 +78,10 @@ def _keys(layer: WeightLayer, contents: list[bytes | None], options: Options) ->
         "layout": [layout.stack, layout.rows, layout.columns],
         "eps": layer.eps,
         "convolution": layer.is_convolution,
-        "options": {name: value for name, value in given.items() if _changes_spectrum(name, options)},
+        "options": {name: value for name, value in given.items() if _changes_spectrum(name, options, layer)},
     }
     spectrum = _digest(json.dumps(about, sort_keys=True).encode(), *(content or b"" for content in contents))
-    rest = {name: value for name, value in given.items() if not _changes_spectrum(name, options)}
+    rest = {name: value for name, value in given.items() if not _changes_spectrum(name, options, layer)}
     who = layer.layer_id if options.is_random else None
     return Keys(spectrum, _digest(json.dumps([rest, who], sort_keys=True).encode(), spectrum))
 

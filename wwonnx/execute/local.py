@@ -34,12 +34,14 @@ class Steps(Generic[Part, Result]):
         refuse: the result of a layer that can't be computed, for the reason given. In the caller's thread.
         admit: asked in the caller's thread just before a layer is started; where it says no, the layer is left out and
             has no result.
+        lanczos_above: layers of larger M are approximated, which costs less.
     """
 
     job: Callable[[Sequence[WeightLayer]], Callable[[], list[Part]]]
     complete: Callable[[WeightLayer, Part], Result]
     refuse: Callable[[WeightLayer, str], Result]
     admit: Callable[[WeightLayer], bool] | None = None
+    lanczos_above: int | None = None
 
 
 def run(
@@ -78,7 +80,7 @@ class _Run(Generic[Part, Result]):
         self._steps = steps
         self._workers = min(cores(), jobs or cores())
         self._results: list[Result | None] = [None] * len(layers)
-        self._tasks = tasks(layers)
+        self._tasks = tasks(layers, steps.lanczos_above)
         self._tracker = tracker
         most = sorted((task.memory for task in self._tasks), reverse=True)[: 2 * self._workers]
         # Whoever has only small layers does not wait for a look at the system's memory.

@@ -45,9 +45,10 @@ ProgressOption: TypeAlias = bool | Listener
 class Tracker:
     """Counts what is done, and tells the listener."""
 
-    def __init__(self, listener: Listener, layers: Sequence[WeightLayer]) -> None:
+    def __init__(self, listener: Listener, layers: Sequence[WeightLayer], lanczos_above: int | None = None) -> None:
+        self._lanczos_above = lanczos_above
         self._listener = listener
-        tasks = [Task(index, layer) for index, layer in enumerate(layers)]
+        tasks = [Task(index, layer, lanczos_above) for index, layer in enumerate(layers)]
         self._all_layers, self._all_work = len(tasks), sum(task.work for task in tasks)
         self._all_bytes = sum(task.stored for task in tasks)
         self._layers = self._reused = 0
@@ -56,7 +57,7 @@ class Tracker:
 
     def finished(self, layer: WeightLayer, reused: bool = False) -> None:
         """A layer is done: computed, or found in the store."""
-        task = Task(0, layer)
+        task = Task(0, layer, self._lanczos_above)
         self._layers += 1
         self._work += task.work
         self._bytes += task.stored

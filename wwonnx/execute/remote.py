@@ -151,7 +151,7 @@ class _Run:
         self._shipped = 0
 
     def results(self) -> list[Rows | None]:
-        every = tasks(self._layers)
+        every = tasks(self._layers, self._steps.lanczos_above)
         workers = self._pool.workers()
         small = batches([task for task in every if task.M < ALONE], workers, memory.SMALL)
         waiting = [[task] for task in every if task.M >= ALONE] + small

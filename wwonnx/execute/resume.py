@@ -98,7 +98,13 @@ class _Run:
 
     def compute(self, engine: Engine) -> None:
         """Compute the rest; what another process is computing comes last, when it may be there."""
-        steps = Steps[Finding, Rows](job=self._job, complete=self._complete, refuse=self._refuse, admit=self._admit)
+        steps = Steps[Finding, Rows](
+            job=self._job,
+            complete=self._complete,
+            refuse=self._refuse,
+            admit=self._admit,
+            lanczos_above=self.options.lanczos_above,
+        )
         while waiting := [layer for layer in self.layers if self.results[self._place[id(layer)]] is None]:
             before = len(waiting)
             engine(waiting, steps)

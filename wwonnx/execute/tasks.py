@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from ..layer import WeightLayer
 from ..spectral.esd import LARGE
+from ..spectral.lanczos import PROBES, REPLICATES, STEPS
 
 #: From this M on a layer gets all BLAS threads, and the machine for itself. Below, as many layers side by side as there
 #: are cores do at least as much with one thread each.
@@ -24,10 +25,17 @@ _BLOCK_ROWS = 2048
 
 @dataclass(frozen=True)
 class Task:
-    """A layer, its place in the result, and what it costs."""
+    """A layer, its place in the result, and what it costs.
+
+    Attributes:
+        index: its place.
+        layer: the layer.
+        lanczos_above: layers of larger M are approximated.
+    """
 
     index: int
     layer: WeightLayer
+    lanczos_above: int | None = None
 
     @cached_property
     def M(self) -> int:
@@ -36,8 +44,11 @@ class Task:
 
     @cached_property
     def work(self) -> float:
-        """Floating point operations of the Gram matrices and their eigenvalues."""
+        """Floating point operations of the Gram matrices and their eigenvalues, or of the Krylov space."""
         N, M = float(self.layer.N), float(self.M)
+        if self._approximated:
+            d = float(self._dimensions)
+            return self.layer.rf * (4 * N * M * d + 4 * M * d**2 + 10 * d**3) + 1e6
         return self.layer.rf * (N * M**2 + 4 / 3 * M**3) + 1e6
 
     @cached_property
@@ -50,23 +61,42 @@ class Task:
         """Bytes at the peak, beyond what the process holds before and after.
 
         The float64 copy (a block of it for a tall matrix) beside the Gram matrix; numpy, which decomposes small ones,
-        makes copies of them. Weights that are computed from others are whole arrays of their own before that.
+        makes copies of them. Weights that are computed from others are whole arrays of their own before that. An
+        approximation takes the Krylov space and its projection, the likely spectra twice, and a copy of one matrix
+        where that is not read as it lies.
         """
         N, M, rf = self.layer.N, self.M, self.layer.rf
+        computed = (24 if self.layer.parts else 12) if is_computed(self.layer) else 0
+        if self._approximated:
+            d = self._dimensions
+            copied = 0 if rf == 1 and stored_bits(self.layer.dtype) >= 32 else 8 * N * M
+            return (
+                8 * (M * (d + 8 * PROBES + 2 * rf * REPLICATES) + N * PROBES + 5 * d * d)
+                + copied
+                + (computed * self.layer.parameters)
+            )
         small = M < LARGE
         rows = min(N, _BLOCK_ROWS) if small or N > 4 * M else N
         matrices = rf if small else 1
         working = 8 * M * matrices * (rows + (3 if small else 1) * M)
-        computed = (24 if self.layer.parts else 12) if is_computed(self.layer) else 0
         return working + computed * self.layer.parameters
+
+    @property
+    def _approximated(self) -> bool:
+        return self.lanczos_above is not None and self.lanczos_above < self.M
+
+    @property
+    def _dimensions(self) -> int:
+        """Of the Krylov space."""
+        return min(self.M, PROBES * STEPS)
 
 
 Batch: TypeAlias = "list[Task]"
 
 
-def tasks(layers: Sequence[WeightLayer]) -> list[Task]:
+def tasks(layers: Sequence[WeightLayer], lanczos_above: int | None = None) -> list[Task]:
     """One task per layer, most work first."""
-    return sorted((Task(index, layer) for index, layer in enumerate(layers)), key=lambda task: -task.work)
+    return sorted((Task(index, one, lanczos_above) for index, one in enumerate(layers)), key=lambda task: -task.work)
 
 
 def batches(some: Sequence[Task], workers: int, budget: float) -> list[Batch]:

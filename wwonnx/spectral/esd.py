@@ -37,6 +37,19 @@ _EPS32 = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
+class Approximation:
+    """How a spectrum that was not computed in full came about, for each matrix.
+
+    Attributes:
+        tails: shape (matrices,), how many of the largest eigenvalues were computed one by one.
+        replicates: shape (replicates, matrices, M): other spectra that are as likely as the one that is given.
+    """
+
+    tails: NDArray[np.intp]
+    replicates: Array
+
+
+@dataclass(frozen=True)
 class Spectrum:
     """Eigenvalues of the W^T W of one or more matrices of equal shape.
 
@@ -44,12 +57,15 @@ class Spectrum:
         eigenvalues: shape (matrices, M), each row ascending, none negative.
         ranks: shape (matrices,), the number of singular values above S.max * eps of the stored element type.
         errors: shape (matrices,), a bound of what float32 arithmetic moved the eigenvalues by; None where they were
-            computed in float64. Where it can't tell the ranks, they count the eigenvalues above it.
+            computed in float64. Where it can't tell the ranks, they count the eigenvalues above it. Of an
+            approximation, an estimate of the largest error.
+        approximation: None where the eigenvalues were computed in full.
     """
 
     eigenvalues: Array
     ranks: NDArray[np.intp]
     errors: Array | None = None
+    approximation: Approximation | None = None
 
     @property
     def error(self) -> float:
@@ -76,11 +92,18 @@ class Spectrum:
     def slice(self, index: int) -> Spectrum:
         """The spectrum of one of the matrices."""
         one = np.s_[index : index + 1]
-        return Spectrum(self.eigenvalues[one], self.ranks[one], None if self.errors is None else self.errors[one])
+        errors = None if self.errors is None else self.errors[one]
+        about = self.approximation
+        part = None if about is None else Approximation(about.tails[one], about.replicates[:, one])
+        return Spectrum(self.eigenvalues[one], self.ranks[one], errors, part)
 
     def scaled(self, factor: float) -> Spectrum:
         """The spectrum of the matrices times sqrt(factor)."""
-        return Spectrum(self.eigenvalues * factor, self.ranks, None if self.errors is None else self.errors * factor)
+        errors = None if self.errors is None else self.errors * factor
+        about = self.approximation
+        if about is not None:
+            about = Approximation(about.tails, about.replicates * factor)
+        return Spectrum(self.eigenvalues * factor, self.ranks, errors, about)
 
 
 def spectrum(load: Load, eps: float) -> Spectrum:
@@ -144,7 +167,7 @@ def spectra(loads: Sequence[Load], eps: Sequence[float], solver: Solver = ACCURA
                 found.append(_with_ranks(by(load, shape, dtype, solver.device), load, eps[index], dtype))
                 continue
             found.append(WeightError("not computed"))
-            _check_finite(np.diagonal(gram, axis1=1, axis2=2), load)
+            check_finite(np.diagonal(gram, axis1=1, axis2=2), load)
         except WeightError as error:
             found[index:] = [error]
             continue
@@ -247,7 +270,7 @@ def _one_by_one(load: Load, shape: tuple[int, ...], dtype: type[np.float32] | ty
     values = np.empty((count, min(rows, columns)))
     for index in range(count):
         gram = _triangle(load()[index], dtype)
-        _check_finite(np.diagonal(gram)[None], load)
+        check_finite(np.diagonal(gram)[None], load)
         values[index] = lapack.eigenvalues(gram) if device == "cpu" else triangle_eigenvalues(gram)
     return values
 
@@ -260,7 +283,7 @@ def _accelerated(load: Load, shape: tuple[int, ...], dtype: type[np.float32] | t
     for start in range(0, count, together):
         some: NDArray[Any] = load()[start : start + together].astype(dtype)
         tall = some if rows >= columns else some.swapaxes(1, 2)
-        _check_finite(np.einsum("kij,kij->kj", tall, tall), load)
+        check_finite(np.einsum("kij,kij->kj", tall, tall), load)
         values[start : start + together] = device_eigenvalues(tall, device)
     return values
 
@@ -297,8 +320,16 @@ def _exactly(matrix: NDArray[Any], dtype: type[np.float32] | type[np.float64]) -
     return exact
 
 
-def _check_finite(diagonal: Array, load: Load) -> None:
-    """One look at the diagonals of the Gram matrices tells whether every weight was finite."""
+def check_finite(diagonal: Array, load: Load) -> None:
+    """One look at the diagonals of the Gram matrices tells whether every weight was finite.
+
+    Args:
+        diagonal: sums of squares, shape (matrices, M).
+        load: gives the matrices again, to say what is wrong with them.
+
+    Raises:
+        WeightError: some weights are not, or their squares leave float64's range.
+    """
     if (diagonal < (_HUGE if diagonal.dtype == np.float64 else np.inf)).all():
         if diagonal.max() < _TINY and load().astype(bool).any():
             raise WeightError("the weights are so small that their squares are zero in float64; rescale the layer")
