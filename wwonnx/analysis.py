@@ -18,7 +18,7 @@ from .options import Options
 from .spectral.accelerator import require
 from .spectral.esd import Approximation, Array, Spectrum, spectra
 from .spectral.farms import farms_spectrum
-from .spectral.lanczos import COVERAGE, REPLICATES, approximate_spectrum
+from .spectral.lanczos import REPLICATES, approximate_spectrum
 from .spectral.marchenko_pastur import fit_marchenko_pastur
 from .spectral.norms import norms
 from .spectral.null import alpha_null, jensen_shannon_distance, shuffle_test
@@ -440,11 +440,11 @@ def _fitted_esd(case: _Case, esd: Array) -> Array:
 
 
 def _alpha_error(about: Approximation, fit: PowerLaw, options: Options) -> float:
-    """How far alpha may be from that of all eigenvalues: the spectra that are as likely give fits no farther apart."""
+    """How far alpha may be from that of the exact eigenvalues: as far as that of any spectrum that is as likely."""
     if fit.reason:
         return np.nan
     fits = [fit_tail(np.sort(other, axis=None), options).fit.alpha for other in about.replicates]
-    return float(np.nanquantile(np.abs(np.array(fits) - fit.alpha), COVERAGE))
+    return float(np.fmax.reduce(np.abs(np.array(fits) - fit.alpha)))
 
 
 def _trace_log(esd: Array, fit: PowerLaw) -> Row:

@@ -24,8 +24,8 @@ Product: TypeAlias = Callable[[Array], Array]
 PROBES, STEPS = 32, 32
 #: Ritz values belong to the tail as long as their residuals are below this part of them.
 TAIL_TOLERANCE = 1e-3
-#: Resamplings of the probes, and the share of them that the errors cover.
-REPLICATES, COVERAGE = 100, 0.95
+#: Other spectra that are as likely: errors are the largest distances from them.
+REPLICATES = 100
 #: A direction of which less than this part of the largest product lies outside the Krylov space lies in it.
 _DEPENDENT = 1e-12
 #: Residuals below this part of the largest eigenvalue are rounding: the Ritz value is an eigenvalue.
@@ -60,7 +60,7 @@ def approximate_spectrum(load: Load, eps: float, seed: tuple[int, ...], replicat
         load: gives the matrices, shape (matrices, rows, columns), of any floating point type.
         eps: machine epsilon of the element type in which the weights are stored.
         seed: of the probes.
-        replicates: how many other spectra the same probes could have given.
+        replicates: how many other spectra that are as likely.
 
     Returns:
         The spectrum of each matrix; its sum is the squared Frobenius norm.
@@ -159,18 +159,20 @@ def spectrum_of(
     The mean of the probes' spectral measures is the spectral density (Lin, Saad and Yang, 2016; Ubaru, Chen and Saad,
     2017). Of the part below the tail both the mass, M less the tail, and the mean are known exactly; the weights of
     the quadrature are calibrated to both (Deville and Saerndal, 1992), which takes out the largest part of their noise.
-    What noise there is shows in the spectra that other draws of the probes from the same ones give (Efron, 1979).
+    How sure that is shows in other spectra that are as likely: of as many probes drawn from the same ones (Efron,
+    1979), with the distribution anywhere between its bounds at the nodes, and the tail moved by up to its residuals.
 
     Args:
         krylov: of G, shape (M, M).
         M: how many eigenvalues.
         trace: their sum.
-        generator: of the draws.
-        replicates: how many draws.
+        generator: of the draws of probes.
+        replicates: how many other spectra.
 
     Returns:
-        The eigenvalues, shape (M,), ascending; an estimate of the largest error among them: it covers the largest
-        residual of the tail and 95 % of the draws; how many form the tail; the spectra of the draws, (replicates, M).
+        The eigenvalues, shape (M,), ascending; an estimate of the largest error among them: the largest residual
+        of the tail, or the largest distance from the other spectra; how many form the tail; these spectra, shape
+        (replicates, M).
     """
     size = krylov.values.size
     resolved = (krylov.residuals <= TAIL_TOLERANCE * krylov.values)[::-1]
@@ -184,17 +186,21 @@ def spectrum_of(
     total = max(0.0, trace - float(tail.sum()))
     rest = _Rest(nodes, exact[:cut], M - k, total)
 
-    def whole(draws: NDArray[Any]) -> Array:
-        below = rest.quantiles(draws @ krylov.overlaps[:, :cut]) if rest.count else nodes[:0]
-        return np.sort(np.concatenate((below, tail)))
+    def whole(draws: NDArray[Any], above: Array, place: float = 0.5) -> Array:
+        below = rest.quantiles(draws @ krylov.overlaps[:, :cut], place) if rest.count else nodes[:0]
+        return np.sort(np.concatenate((below, above)))
 
     probes = len(krylov.overlaps)
-    values = whole(np.ones(probes))
+    values = whole(np.ones(probes), tail)
     even = np.full(probes, 1.0 / probes)
-    others = np.array([whole(generator.multinomial(probes, even)) for _ in range(replicates)]).reshape(replicates, M)
+    others = np.empty((replicates, M))
+    for other in others:
+        # Ritz values are never above the eigenvalues that they stand for.
+        moved = tail + generator.random(k) * krylov.residuals[cut:]
+        other[:] = whole(generator.multinomial(probes, even), moved, generator.random())
     error = float(krylov.residuals[cut:].max(initial=_EXACT * krylov.values[-1]))
     if replicates:
-        error = max(error, float(np.quantile(np.abs(others - values).max(axis=1), COVERAGE)))
+        error = max(error, float(np.abs(others - values).max()))
     return values, error, k, others
 
 
@@ -224,18 +230,27 @@ class _Rest:
     count: int
     total: float
 
-    def quantiles(self, weights: Array) -> Array:
-        """Eigenvalues, shape (count,), ascending, from weights of the nodes of any sum."""
+    def quantiles(self, weights: Array, place: float) -> Array:
+        """Eigenvalues, ascending.
+
+        The distribution at a node lies between its values before and after the node's weight (separation theorem of
+        Chebyshev, Markov and Stieltjes); between nodes it is taken as linear.
+
+        Args:
+            weights: of the nodes, of any sum.
+            place: where between these two values, from 0 to 1.
+
+        Returns:
+            Shape (count,).
+        """
         weights = self._calibrated(weights / weights.sum()) * self.count
         upper = np.cumsum(weights)
         lower = upper - weights
-        # The distribution at a node lies between its values before and after it (separation theorem of Chebyshev,
-        # Markov and Stieltjes): the middle is taken, and straight lines from node to node.
-        middle = (lower + upper) / 2.0
+        middle = lower + place * weights
         steps = np.stack((np.where(self.exact, lower, middle), np.where(self.exact, upper, middle)), axis=1)
-        found = np.interp(np.arange(self.count) + 0.5, steps.ravel(), np.repeat(self.nodes, 2))
+        found: Array = np.interp(np.arange(self.count) + 0.5, steps.ravel(), np.repeat(self.nodes, 2))
         summed = float(found.sum())
-        return found * (self.total / summed) if summed > 0.0 else found
+        return found * np.float64(self.total / summed) if summed > 0.0 else found
 
     def _calibrated(self, weights: Array) -> Array:
         """The weights times a linear function of the node, so that the mean is the known one."""
@@ -244,8 +259,9 @@ class _Rest:
         variance = weights @ np.square(apart)
         if variance <= 0.0:
             return weights
-        adjusted = weights * np.maximum(0.0, 1.0 + (self.total / self.count - mean) / variance * apart)
-        return adjusted / adjusted.sum()
+        adjusted: Array = weights * np.maximum(0.0, 1.0 + (self.total / self.count - mean) / variance * apart)
+        adjusted /= adjusted.sum()
+        return adjusted
 
 
 def _lying(matrix: NDArray[Any]) -> NDArray[Any]:
