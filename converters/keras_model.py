@@ -29,7 +29,7 @@ BATCH = 2
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """A model that its backend can't export, and why in a few words."""
 
 
@@ -41,7 +41,7 @@ class Variable(NamedTensor):
         source: Keras' own object.
     """
 
-    source: keras.Variable | None = None
+    source: Any = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def read_model(model: keras.Layer) -> tuple[list[KerasLayer], list[Variable]]:
     layers, variables = [], []
     taken: set[str] = set()
     for path, layer, owner in _walk(model, "", None, set(), set()):
-        own = {}
+        own: dict[str, ir.TensorProtocol] = {}
         for variable in _own_variables(layer):
             name = _unique(variable.name, own)
             full_name = _unique("/".join(filter(None, (path, name))), taken)
@@ -151,7 +151,9 @@ def _walk(
 
 def _own_variables(layer: keras.Layer) -> list[keras.Variable]:
     """The weights of a layer that belong to none of the layers in it, each once."""
-    inner = {id(variable) for one in layer._flatten_layers(include_self=False, recursive=False) for variable in one.weights}
+    inner = {
+        id(variable) for one in layer._flatten_layers(include_self=False, recursive=False) for variable in one.weights
+    }
     return [variable for variable in layer.weights if id(variable) not in inner]
 
 
@@ -226,9 +228,7 @@ def _as_built(model: keras.Layer) -> Call | None:
         specs.append(Spec(f"input_{len(specs)}", (None, *shape[1:]), dtype, below))
         return len(specs) - 1
 
-    structure = tuple(
-        keras.tree.map_shape_structure(spec, value) for value in shapes.values() if value is not None
-    )
+    structure = tuple(keras.tree.map_shape_structure(spec, value) for value in shapes.values() if value is not None)
     return Call(tuple(specs), structure)
 
 
