@@ -2,8 +2,8 @@
 
 Keras has inputs before outputs: Dense (inputs, outputs); convolutions (k1, ..., kd, inputs / groups, outputs),
 transposed ones (k1, ..., kd, outputs, inputs), depthwise ones (k1, ..., kd, channels, multiplier); recurrent cells
-(inputs, gates x units) with the gates i f c o (LSTM) or z r h (GRU); attention (inputs, heads, width) and (heads, width,
-outputs). The tensors stay as they are; where ONNX wants another layout, the graph says how they are read.
+(inputs, gates x units) with the gates i f c o (LSTM) or z r h (GRU); attention (inputs, heads, width) and (heads,
+width, outputs). The tensors stay as they are; where ONNX wants another layout, the graph says how they are read.
 """
 
 from __future__ import annotations

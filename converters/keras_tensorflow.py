@@ -324,7 +324,7 @@ def read_frozen(path: Path) -> Traced:
     variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp", "Variable")]
     if variables:
         raise ConversionError(
-            f"{path}: the graph is not frozen: its variable {clean(variables[0])!r} is stored elsewhere; freeze it first"
+            f"{path}: the graph is not frozen: its variable {clean(variables[0])!r} lies elsewhere; freeze it"
         )
     read = {name.lstrip("^").partition(":")[0] for node in graph.node for name in node.input}
     inputs = {f"{node.name}:0": node.name for node in graph.node if node.op == "Placeholder"}
