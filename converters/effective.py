@@ -143,6 +143,8 @@ def _times(weight: Weight, scale: Weight, factor: float) -> Computed | None:
     elif math.prod(sizes) == rows and sizes[0] == rows:
         factors = Weight(scale.tensor, shape=(rows, 1))
     elif len(sizes) == 2 and (block := _blocks((rows, columns), sizes)):
+        if (rows, columns) == (sizes[0] * block[0], sizes[1] * block[1]):
+            return _in_blocks(values, scale, block)
         factors = _expanded(scale, block, (rows, columns))
     else:
         return None
@@ -158,6 +160,15 @@ def _blocks(shape: tuple[int, int], sizes: tuple[int, ...]) -> tuple[int, int] |
         for n, count in zip(shape, sizes, strict=True)
     ]
     return (sides[0], sides[1]) if all(sides) else None
+
+
+def _in_blocks(values: AnyWeight, scale: Weight, block: tuple[int, int]) -> Computed:
+    """Codes times the scales of their blocks, of which all are whole: nothing is made of a scale for each element."""
+    (down, across), (high, wide) = scale.read_shape, block
+    apart = (down, high, across, wide)
+    factors = Weight(scale.tensor, shape=(down, 1, across, 1))
+    product = Computed("Mul", (Computed("Reshape", (values, apart), apart), factors), apart)
+    return Computed("Reshape", (product, (down * high, across * wide)), (down * high, across * wide))
 
 
 def _expanded(scale: Weight, block: tuple[int, int], shape: tuple[int, int]) -> AnyWeight:

@@ -18,6 +18,7 @@ from wwonnx.graph.words import clean, first_line
 
 from . import kinds
 from . import verify as verification
+from .reasons import explained
 from .saving import saved
 from .torch_modules import Store, refuse
 from .weights_graph import build
@@ -80,7 +81,7 @@ def to_onnx(
         except ConversionError as error:
             raise ConversionError(f"{label}: {error}") from None
         stored[name] = store.tensor(name, tensor)
-    model = build(kinds.modules(stored))
+    model = build(explained(module) for module in kinds.modules(stored))
     if verify:
         verification.note(model, verification.verify_tensors(model, store.every()))
     return saved(model, path, label)

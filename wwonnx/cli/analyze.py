@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .output import Result
 @shared.models
 @shared.selection
 @shared.metrics
+@shared.resources
 @shared.output
 @click.option("--plot", is_flag=True, help="Draw each layer into the folder of --savefig, as WeightWatcher does.")
 @click.option(
@@ -40,8 +42,10 @@ def command(
     progress: bool | None,
     **options: Any,
 ) -> int:
-    """Compute the metrics of each layer of one or more ONNX models."""
+    """Compute the metrics of each layer of one or more models."""
     options = shared.analysis_options(layers, detx, options)
+    known = signature(WeightWatcher.analyze).parameters
+    changed = {name: value for name, value in options.items() if value != known[name].default}
     bar = shared.shows_progress(progress)
     if savefig is not None and not plot:
         raise OptionError("--savefig belongs to --plot: give that too, or drop it")
@@ -59,9 +63,14 @@ def command(
             tables.print_skipped(console, skipped)
             tables.print_note(console, note)
 
+        def card(versions: dict[str, str]) -> str:
+            from ..report.model_card import section
+
+            return section(model, watcher.sha256(), details, summary, skipped, note, changed, versions)
+
         note = watcher.get_note()
         extra = {"summary": summary, "notes": [note] if note else [], "skipped": skipped.to_dict("records")}
-        return Result(model, watcher.sha256(), details, extra, show)
+        return Result(model, watcher.sha256, details, extra, show, card)
 
     return over_models("analyze", models, examine, options, format_, output)
 

@@ -62,7 +62,7 @@ def command(
     progress: bool | None,
     **given: Any,
 ) -> int:
-    """Hold ONNX models against limits, and against what they were.
+    """Hold models against limits, and against what they were.
 
     Exit code 0: nothing found. 1: findings. 2: could not. What the command line says comes before what the
     configuration says.

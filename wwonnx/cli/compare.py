@@ -69,7 +69,7 @@ def command(
     progress: bool | None,
     **options: Any,
 ) -> int:
-    """Sum up two or more ONNX models of one family, and hold their metrics against their accuracies."""
+    """Sum up two or more models of one family, and hold their metrics against their accuracies."""
     from ..compare import compare
     from ..report import plots
 

@@ -34,17 +34,19 @@ class Result:
 
     Attributes:
         model: the model's path.
-        sha256: of the file.
+        sha256: gives the hash of the file or files; it is asked for where it is written, as it may take a while.
         frame: the rows.
         extra: further fields of the JSON object.
         show: prints the table for people.
+        card: writes the section of a model card in Markdown, given the versions; without it Markdown is a table.
     """
 
     model: str
-    sha256: str | None
+    sha256: Callable[[], str | None]
     frame: pd.DataFrame
     extra: dict[str, Any]
     show: Callable[[Console], None]
+    card: Callable[[dict[str, str]], str] | None = None
 
 
 def chosen_format(format_: str | None, output: Path | None) -> str:
@@ -142,7 +144,7 @@ def _joined(results: list[Result], always_named: bool = False) -> pd.DataFrame:
 
 def _json(command: str, results: list[Result], options: dict[str, Any]) -> str:
     models = [
-        {"model": result.model, "sha256": result.sha256, **result.extra, "rows": result.frame.to_dict("records")}
+        {"model": result.model, "sha256": result.sha256(), **result.extra, "rows": result.frame.to_dict("records")}
         for result in results
     ]
     return document(command, options, {"models": models})
@@ -170,6 +172,8 @@ def _plain(value: Any) -> Any:
 
 
 def _markdown(result: Result, titled: bool) -> str:
+    if result.card is not None:
+        return result.card(versions())
     table = markdown_table(result.frame)
     return f"### {result.model}\n\n{table}" if titled else table
 

@@ -16,6 +16,8 @@ from .words import clean, string_list
 
 #: Where a converter notes, in a tensor's metadata, the name of the layer that the tensor is.
 LAYER_KEY = "wwonnx.layer"
+#: And where it notes, of a tensor that no node reads, why it is no layer.
+REASON_KEY = "wwonnx.reason"
 
 _SIGNATURE = re.compile(r"^\s*(\w+): (?:PARAMETER|BUFFER) target='([^']+)'", re.MULTILINE)
 _FX_ARGUMENT = re.compile(r"%(\w+)")

@@ -151,7 +151,7 @@ def checked_output(source: Source, output: Path) -> Path:
     if output.suffix.lower() in _TEXT:
         raise OptionError(f"output={str(output)!r}: models are written in ONNX's binary format; name an .onnx file")
     inputs = {str(tensor.path) for _, tensor in constants(source.model) if isinstance(tensor, ir.ExternalTensor)}
-    inputs |= {str(source.path)} if source.path is not None else set()
+    inputs |= {str(path) for path in source.files}
     for path in (output, _data_path(output)):
         for given in inputs:
             if path.exists() and Path(given).exists() and path.samefile(given):
@@ -237,13 +237,27 @@ def save_model(model: ir.Model, output: Path, data: DataFile, most_inline: int |
         else:
             continue
         put(described(data.tensor(offset, tensor.dtype, shape_of(tensor), tensor.name or ""), tensor))
+    return write_graph(model, output, data.commit)
+
+
+def write_graph(model: ir.Model, output: Path, before: Callable[[], None] = lambda: None) -> Path:
+    """Write a model's own file, which appears whole or not at all; external tensors stay where they are.
+
+    Args:
+        model: its external tensors in files within the output's folder.
+        output: the file.
+        before: called when all is written, before the file gets its name.
+
+    Raises:
+        OSError: the file can't be written.
+    """
     with silence("onnx_ir.serde"):
         content = ir.to_proto(model).SerializeToString()
     handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        data.commit()
+        before()
         _publish(Path(name), output)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 #: Columns of `analyze` in the order in which they earn their place, and their headings.
-_DETAILS = {
+DETAILS = {
     "layer_id": "id",
     "name": "name",
     "slice_id": "slice",
@@ -84,6 +84,7 @@ _SMOOTHING = {
     "parameters_after": "after",
     "reason": "reason",
 }
+_ANALYSES = {"model": "model", "options": "options", "layers": "layers", "version": "version", "last": "last"}
 _MODELS = {
     "name": "model",
     "accuracy": "accuracy",
@@ -112,7 +113,9 @@ _CORRELATIONS = {
 _SKIPPED = {"name": "name", "shape": "shape", "op_type": "read by", "reason": "reason"}
 #: Columns of words. Those that may wrap do so no narrower than this; numbers never wrap.
 _WORDS = {"name", "status", "ops", "outcome", "reason", "longname", "op_type", "layer_type", "dtype", "name_2", "group"}
+_WORDS |= {"model", "options", "version", "last"}
 _LEAST = {"name": 14, "status": 26, "ops": 8, "outcome": 16, "reason": 16, "longname": 10, "op_type": 10, "name_2": 10}
+_LEAST |= {"model": 14, "options": 10}
 
 
 def print_details(console: Console, details: pd.DataFrame) -> None:
@@ -120,8 +123,8 @@ def print_details(console: Console, details: pd.DataFrame) -> None:
     if details.empty:
         console.print("no layer was analysed", markup=False, highlight=False)
         return
-    frame = details.assign(status=[_verdict(row) for row in details.to_dict("records")])
-    _print(console, frame, _DETAILS, _style_of_verdict)
+    frame = details.assign(status=[verdict(row) for row in details.to_dict("records")])
+    _print(console, frame, DETAILS, lambda row: style_of_verdict(row["status"]))
 
 
 def print_summary(console: Console, summary: Mapping[str, float]) -> None:
@@ -160,6 +163,14 @@ def print_inventory(console: Console, inventory: pd.DataFrame) -> None:
     console.print(share(inventory), markup=False, highlight=False)
 
 
+def print_analyses(console: Console, analyses: pd.DataFrame) -> None:
+    """One line per analysis that a store holds."""
+    if analyses.empty:
+        console.print("no results are kept", markup=False, highlight=False)
+        return
+    _print(console, analyses, _ANALYSES)
+
+
 def print_models(console: Console, summaries: pd.DataFrame) -> None:
     """One line per model: its means."""
     _print(console, summaries.reset_index(names="name"), _MODELS)
@@ -191,16 +202,18 @@ def share(inventory: pd.DataFrame) -> str:
     return f"{analyzed:,} of {total:,} parameters analysed{percent}; biases and other vectors count as parameters"
 
 
-def _verdict(row: dict[Any, Any]) -> str:
+def verdict(row: Mapping[Any, Any]) -> str:
+    """What is wrong with a row of the details; nothing where all is well."""
     if row["status"] == "failed":
         return f"failed: {row['reason']}"
     return ", ".join(filter(None, ["random-like" if row["status"] == "random-like" else "", row["warning"]]))
 
 
-def _style_of_verdict(row: dict[Any, Any]) -> str:
-    if row["status"].startswith("failed"):
+def style_of_verdict(words: str) -> str:
+    """The colour of a row, by its verdict."""
+    if words.startswith("failed"):
         return "red"
-    return "yellow" if "trained" in row["status"] or "random" in row["status"] else ""
+    return "yellow" if "trained" in words or "random" in words else ""
 
 
 def _outcome(row: dict[Any, Any]) -> str:
@@ -222,7 +235,7 @@ def _print(
 
     columns = {column: heading for column, heading in wanted.items() if column in frame.columns}
     columns = {column: heading for column, heading in columns.items() if column != "status" or frame["status"].any()}
-    cells = {column: [_cell(value) for value in frame[column]] for column in columns}
+    cells = {column: [cell(value) for value in frame[column]] for column in columns}
     shown = _fitting(cells, columns, console.width)
     table: Table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
     for column in shown:
@@ -260,7 +273,8 @@ def _least_width(column: str, heading: str, values: list[str]) -> int:
     return min(natural, _LEAST.get(column, natural))
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value of any column in words."""
     if isinstance(value, float):
         return number(value)
     if isinstance(value, list):
