@@ -219,12 +219,22 @@ def open_source(source: Any) -> Source:
     origin = find_origin(source)
     if origin.kind == "onnx":
         return _open_onnx(source, origin)
-    opened = replace(open_model(to_onnx(source)), label=_label(source), files=_files(origin))
+    opened = replace(open_model(_in_memory(source, origin)), label=_label(source), files=_files(origin))
     if _is_adapter(origin):
         from .safetensors import adapter_base, adapter_note
 
         return replace(opened, note=adapter_note(origin.source), base=adapter_base(origin.source))
     return opened
+
+
+def _in_memory(source: Any, origin: Origin) -> ir.Model:
+    """The model to analyse. Of a Keras model the weights alone: no backend is asked to export, and types are Keras'."""
+    if origin.kind != "keras":
+        return to_onnx(source)
+    with _packages(_label(source)):
+        from . import keras
+
+        return keras.to_onnx(origin.source, weights_only=True)
 
 
 def _open_onnx(source: Any, origin: Origin) -> Source:

@@ -17,7 +17,7 @@ from wwonnx.graph.words import clean, first_line
 
 from . import keras_files, keras_layers, keras_model, weights_graph
 from . import verify as verification
-from .keras_model import FAILURES, LENGTHS, Call, Unsupported, Variable
+from .keras_model import FAILURES, LENGTHS, Call, UnsupportedError, Variable
 from .keras_names import store_weights
 from .keras_state import unchanged
 from .saving import saved
@@ -72,8 +72,8 @@ def to_onnx(
             converted = _file(Path(source), verify, weights_only)
         else:
             raise ConversionError(
-                f"can't convert a {type(source).__module__}.{type(source).__qualname__}: give a model of Keras 3, or the "
-                "path of a .keras, .h5, .hdf5 or .pb file or of a SavedModel folder"
+                f"can't convert a {type(source).__module__}.{type(source).__qualname__}: give a model of Keras 3, or "
+                "the path of a .keras, .h5, .hdf5 or .pb file or of a SavedModel folder"
             )
         return saved(converted, path, str(source) if isinstance(source, (str, os.PathLike)) else "<Keras model>")
 
@@ -91,13 +91,13 @@ def _live(model: keras.Layer, args: Any, verify: bool, weights_only: bool) -> ir
         call = keras_model.how_called(model, args)
         try:
             if call is None:
-                raise Unsupported("nothing tells its inputs; give args=...")
+                raise UnsupportedError("nothing tells its inputs; give args=...")
             converted = _exported(model, call, variables)
             if verify:
                 difference = _difference(converted, model, call)
             else:
                 _check_loads(converted)
-        except Unsupported as why:
+        except UnsupportedError as why:
             reason = f"weights only: {why} (backend {keras.backend.backend()})"
             converted = None
         if converted is None:
@@ -125,7 +125,7 @@ def _exported(model: keras.Layer, call: Call, variables: Sequence[Variable]) -> 
 
         converted = keras_torch.export(model, call, variables)
     else:
-        raise Unsupported("this backend has no exporter")
+        raise UnsupportedError("this backend has no exporter")
     store_weights(converted, variables)
     return converted
 
@@ -134,7 +134,7 @@ def _check_loads(model: ir.Model) -> None:
     """Exporters write files with operators that nothing knows.
 
     Raises:
-        Unsupported: the model has some.
+        UnsupportedError: the model has some.
     """
     import onnx
 
@@ -143,18 +143,18 @@ def _check_loads(model: ir.Model) -> None:
     version = model.opset_imports.get("", 18)
     for node in nodes(model.graph):
         if node.domain not in ("", "ai.onnx"):
-            raise Unsupported(
+            raise UnsupportedError(
                 f"the exporter wrote {clean(f'{node.domain}.{node.op_type}')}, which is no operator of ONNX"
             )
         if not onnx.defs.has(node.op_type, version, ""):
-            raise Unsupported(f"the exporter wrote {clean(node.op_type)}, which ONNX has not")
+            raise UnsupportedError(f"the exporter wrote {clean(node.op_type)}, which ONNX has not")
 
 
 def _difference(converted: ir.Model, model: keras.Layer, call: Call) -> float:
     """The largest difference between the outputs of onnxruntime and of the model.
 
     Raises:
-        Unsupported: onnxruntime can't load the model.
+        UnsupportedError: onnxruntime can't load the model.
         ConversionError: the outputs differ.
     """
     import keras
@@ -209,7 +209,7 @@ def _file(path: Path, verify: bool, weights_only: bool) -> ir.Model:
 
 
 def _loaded(path: Path) -> keras.Model | None:
-    """The model in a file, loaded by Keras; None where Keras is missing, can't load it, or would have to run its code."""
+    """The model in a file, loaded by Keras; None where Keras is missing, can't load it, or would run code of it."""
     config = keras_files.read_config(path)
     if not config or not _is_harmless(json.loads(config)):
         return None
@@ -261,7 +261,7 @@ def _tensorflow(path: Path, verify: bool) -> ir.Model:
         converted = ir.from_proto(keras_tensorflow.export(traced))
         store_weights(converted, traced.weights)
         _check_loads(converted)
-    except Unsupported as why:
+    except UnsupportedError as why:
         raise ConversionError(f"{path}: {why}") from None
     if verify:
         arrays = {weight.name: weight.tensor.numpy() for weight in traced.weights}

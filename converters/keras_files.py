@@ -5,7 +5,6 @@ Nothing of what a configuration names is executed or imported. Links out of an H
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import re
@@ -19,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from wwonnx.errors import ConversionError
+from wwonnx.graph.tensors import shape_of
 from wwonnx.graph.words import clean, first_line
 
 from .keras_layers import KerasLayer, known_classes
@@ -121,7 +121,7 @@ def read_layers(path: Path) -> list[KerasLayer]:
             if not config and "model_config" in file.attrs:
                 config = _text(file.attrs["model_config"])
             described = Described.of(json.loads(config)) if config else Described()
-            group = file["model_weights"] if "model_weights" in file else file
+            group = file.get("model_weights", file)
             legacy = "layer_names" in group.attrs or "layer_names0" in group.attrs
             layers = list(_legacy(group, described) if legacy else _store(file, described))
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
@@ -202,7 +202,7 @@ def _member(group: h5py.Group, name: str) -> Any:
     return inside
 
 
-def _tensor(group: h5py.Group, name: str, full_name: str) -> ir.Tensor:
+def _tensor(group: h5py.Group, name: str, full_name: str) -> ir.TensorProtocol:
     import h5py
 
     dataset = _member(group, name)
@@ -364,18 +364,18 @@ def _variable_names(described: Described, shapes: Sequence[tuple[int, ...]]) -> 
     return [*names[: len(shapes)], *(str(number) for number in range(len(names), len(shapes)))]
 
 
-def _layer(path: str, described: Described, tensors: Mapping[str, ir.Tensor]) -> KerasLayer:
+def _layer(path: str, described: Described, tensors: Mapping[str, ir.TensorProtocol]) -> KerasLayer:
     classes = tuple(filter(None, (described.kind, _guess(path, tensors))))
     return KerasLayer(path, classes, tensors, described.options, (described.owner,) if described.owner else ())
 
 
-def _guess(path: str, tensors: Mapping[str, ir.Tensor]) -> str:
+def _guess(path: str, tensors: Mapping[str, ir.TensorProtocol]) -> str:
     """A class of Keras' own that has such weights."""
     ranks = {name: len(tensor.shape) for name, tensor in tensors.items()}
     last = path.rpartition("/")[2].lower()
     if "recurrent_kernel" in ranks and "kernel" in ranks:
-        *_, hidden, columns = tuple(tensors["recurrent_kernel"].shape)
-        gates = int(columns) // max(1, int(hidden))
+        *_, hidden, columns = shape_of(tensors["recurrent_kernel"])
+        gates = columns // max(1, hidden)
         return "ConvLSTM" if ranks["kernel"] > 2 else {4: "LSTM", 3: "GRU", 1: "SimpleRNN"}.get(gates, "")
     if "depthwise_kernel" in ranks:
         return "SeparableConv2D" if "pointwise_kernel" in ranks else "DepthwiseConv2D"

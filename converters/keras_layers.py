@@ -1,9 +1,9 @@
 """How each kind of Keras layer reads its weights: Keras' layouts brought to the modules of a weights-only graph.
 
-Keras has inputs before outputs: Dense (inputs, outputs); convolutions (k1, ..., kd, inputs / groups, outputs), transposed
-ones (k1, ..., kd, outputs, inputs), depthwise ones (k1, ..., kd, channels, multiplier); recurrent cells (inputs, gates x
-units) with the gates i f c o (LSTM) or z r h (GRU); attention (inputs, heads, width) and (heads, width, outputs). The
-tensors stay as they are; where ONNX wants another layout, the graph says how they are read.
+Keras has inputs before outputs: Dense (inputs, outputs); convolutions (k1, ..., kd, inputs / groups, outputs),
+transposed ones (k1, ..., kd, outputs, inputs), depthwise ones (k1, ..., kd, channels, multiplier); recurrent cells
+(inputs, gates x units) with the gates i f c o (LSTM) or z r h (GRU); attention (inputs, heads, width) and (heads,
+width, outputs). The tensors stay as they are; where ONNX wants another layout, the graph says how they are read.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from .weights_graph import (
     Scaling,
     Stored,
     Weight,
+    leaves,
 )
 
 
@@ -152,7 +153,7 @@ class _Reader:
         yield Dense(self.layer.path, arranged, self.bias(outputs) if biased else None, inputs_first=True)
 
     def convolution(self, name: str, groups: int = 1, transposed: bool = False) -> Iterator[Module]:
-        """A kernel of (k1, ..., kd, inputs / groups, outputs), or (k1, ..., kd, outputs, inputs) of a transposed one."""
+        """A kernel of (k1, ..., kd, inputs / groups, outputs); transposed, of (k1, ..., kd, outputs, inputs)."""
         weight = self.kernel(name)
         if weight is None:
             return
@@ -209,7 +210,7 @@ def _arranged(weight: AnyWeight, permutation: tuple[int, ...], shape: tuple[int,
 
 
 def _stored(path: str, weight: AnyWeight) -> Iterator[Module]:
-    for leaf in weight.leaves if isinstance(weight, Computed) else [weight]:
+    for leaf in leaves(weight):
         yield Stored(path, Weight(leaf.tensor))
 
 

@@ -29,7 +29,7 @@ BATCH = 2
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """A model that its backend can't export, and why in a few words."""
 
 
@@ -41,7 +41,7 @@ class Variable(NamedTensor):
         source: Keras' own object.
     """
 
-    source: keras.Variable | None = None
+    source: Any = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def read_model(model: keras.Layer) -> tuple[list[KerasLayer], list[Variable]]:
     layers, variables = [], []
     taken: set[str] = set()
     for path, layer, owner in _walk(model, "", None, set(), set()):
-        own = {}
+        own: dict[str, ir.TensorProtocol] = {}
         for variable in _own_variables(layer):
             name = _unique(variable.name, own)
             full_name = _unique("/".join(filter(None, (path, name))), taken)

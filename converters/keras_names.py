@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from wwonnx.graph.names import LAYER_KEY
+from wwonnx.graph.tensors import shape_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def store_weights(model: ir.Model, weights: Iterable[NamedTensor]) -> None:
     for weight in weights:
         value = inputs.get(weight.name)
         if value is None:  # the exporter drops inputs that nothing reads
-            value = ir.Value(name=weight.name, type=ir.TensorType(weight.tensor.dtype), shape=weight.tensor.shape)
+            value = ir.Value(
+                name=weight.name, type=ir.TensorType(weight.tensor.dtype), shape=ir.Shape(shape_of(weight.tensor))
+            )
         else:
             model.graph.inputs.remove(value)
         value.const_value = weight.tensor

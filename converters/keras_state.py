@@ -18,7 +18,7 @@ def unchanged() -> Iterator[None]:
 
     Loading draws seeds for initial values, tf2onnx sets variables of the environment.
     """
-    environment, state, legacy = dict(os.environ), random.getstate(), np.random.get_state()
+    environment, state, legacy = dict(os.environ), random.getstate(), np.random.get_state()  # noqa: NPY002
     torch = sys.modules.get("torch")
     torch_state = torch.random.get_rng_state() if torch is not None else None
     with warnings.catch_warnings():
@@ -28,7 +28,7 @@ def unchanged() -> Iterator[None]:
         finally:
             if torch is not None and torch_state is not None:
                 torch.random.set_rng_state(torch_state)
-            np.random.set_state(legacy)
+            np.random.set_state(legacy)  # noqa: NPY002
             random.setstate(state)
             for name in set(os.environ) - set(environment):
                 del os.environ[name]

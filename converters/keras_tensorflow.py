@@ -21,7 +21,7 @@ import onnx_ir as ir
 from wwonnx.errors import ConversionError
 from wwonnx.graph.words import clean, first_line
 
-from .keras_model import FAILURES, LENGTHS, Call, Spec, Unsupported, Variable, infer
+from .keras_model import FAILURES, LENGTHS, Call, Spec, UnsupportedError, Variable, infer
 from .keras_names import NamedTensor
 from .messages import collected
 from .verify import verify_outputs
@@ -29,7 +29,6 @@ from .verify import verify_outputs
 if TYPE_CHECKING:
     import keras
     import onnx
-    import tensorflow as tf
 
 #: The version of the operators that is written.
 _OPSET = 18
@@ -58,21 +57,21 @@ def trace(model: keras.Layer, call: Call, variables: Sequence[Variable]) -> Trac
     """Trace a model with its weights as further inputs, of their own names.
 
     Raises:
-        Unsupported: it can't be traced.
+        UnsupportedError: it can't be traced.
     """
     import tensorflow as tf
 
     signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in call.specs]
     weights = [tf.TensorSpec(variable.source.shape, variable.source.dtype) for variable in variables]
 
-    @tf.function(input_signature=[*signature, *weights], autograph=False, jit_compile=False)
     def inference(*flat: Any) -> list[Any]:
         return infer(model, call, variables, flat)
 
+    traced = tf.function(inference, input_signature=[*signature, *weights], autograph=False, jit_compile=False)
     try:
-        function = inference.get_concrete_function()
+        function = traced.get_concrete_function()
     except (*FAILURES, tf.errors.OpError) as error:
-        raise Unsupported(f"TensorFlow can't trace it ({first_line(error)})") from None
+        raise UnsupportedError(f"TensorFlow can't trace it ({first_line(error)})") from None
     names = [*(spec.name for spec in call.specs), *(variable.name for variable in variables)]
     return _frozen(function, names, [f"output_{number}" for number in range(len(function.outputs))])
 
@@ -87,7 +86,7 @@ def _frozen(function: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Tra
     try:
         frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
     except (*FAILURES, tf.errors.OpError) as error:
-        raise Unsupported(f"TensorFlow can't freeze its variables ({first_line(error)})") from None
+        raise UnsupportedError(f"TensorFlow can't freeze its variables ({first_line(error)})") from None
     known = {tensor.name for tensor in frozen.inputs}
     by_tensor = {tensor: name for tensor, name in zip(given, inputs, strict=True) if tensor in known}
     results = dict(zip([tensor.name for tensor in frozen.outputs], outputs, strict=True))
@@ -146,7 +145,7 @@ def export(traced: Traced) -> onnx.ModelProto:
     """The ONNX model of a frozen graph.
 
     Raises:
-        Unsupported: it has an operator that tf2onnx does not know, or is too large.
+        UnsupportedError: it has an operator that tf2onnx does not know, or is too large.
         ConversionError: tf2onnx is missing, or of another version than is known.
     """
     import tensorflow as tf
@@ -160,7 +159,7 @@ def export(traced: Traced) -> onnx.ModelProto:
                 f"tf2onnx is needed and can't be imported ({first_line(error)}): pip install 'wwonnx[keras]'"
             ) from None
         if traced.graph.ByteSize() > _TOO_LARGE:
-            raise Unsupported("it holds more than 2 GB, more than tf2onnx can export")
+            raise UnsupportedError("it holds more than 2 GB, more than tf2onnx can export")
         try:
             with tf.Graph().as_default() as graph:
                 tf.import_graph_def(traced.graph, name="")
@@ -177,10 +176,10 @@ def export(traced: Traced) -> onnx.ModelProto:
                 )
                 model: onnx.ModelProto = converted.make_model("wwonnx")
         except (*FAILURES, tf.errors.OpError) as error:
-            raise Unsupported(f"tf2onnx can't convert it ({first_line(error)})") from None
+            raise UnsupportedError(f"tf2onnx can't convert it ({first_line(error)})") from None
     unsupported = sorted({found["op"] for message in messages if (found := _UNSUPPORTED.search(message))})
     if unsupported:
-        raise Unsupported(f"tf2onnx does not know TensorFlow's {clean(', '.join(unsupported))}")
+        raise UnsupportedError(f"tf2onnx does not know TensorFlow's {clean(', '.join(unsupported))}")
     return model
 
 
@@ -325,7 +324,7 @@ def read_frozen(path: Path) -> Traced:
     variables = [node.name for node in graph.node if node.op in ("VariableV2", "VarHandleOp", "Variable")]
     if variables:
         raise ConversionError(
-            f"{path}: the graph is not frozen: its variable {clean(variables[0])!r} is stored elsewhere; freeze it first"
+            f"{path}: the graph is not frozen: its variable {clean(variables[0])!r} lies elsewhere; freeze it"
         )
     read = {name.lstrip("^").partition(":")[0] for node in graph.node for name in node.input}
     inputs = {f"{node.name}:0": node.name for node in graph.node if node.op == "Placeholder"}

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from wwonnx.errors import ConversionError
 from wwonnx.graph.words import first_line, root_cause
 
-from .keras_model import FAILURES, LENGTHS, Call, Unsupported, Variable, infer
+from .keras_model import FAILURES, LENGTHS, Call, UnsupportedError, Variable, infer
 from .messages import collected, unwarned
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def export(model: keras.Layer, call: Call, variables: Sequence[Variable]) -> ir.
     """The ONNX model of a model, its weights still inputs.
 
     Raises:
-        Unsupported: it can't be exported.
+        UnsupportedError: it can't be exported.
         ConversionError: onnxscript is missing.
     """
     import torch
@@ -40,7 +40,7 @@ def export(model: keras.Layer, call: Call, variables: Sequence[Variable]) -> ir.
                 return _exported(model, call, variables, length, dynamic)
             except (*FAILURES, torch.onnx.errors.OnnxExporterError) as error:
                 reason = reason or root_cause(error)
-    raise Unsupported(f"torch.onnx can't export it ({reason})")
+    raise UnsupportedError(f"torch.onnx can't export it ({reason})")
 
 
 def _exported(model: keras.Layer, call: Call, variables: Sequence[Variable], length: int, dynamic: bool) -> ir.Model:
@@ -48,7 +48,7 @@ def _exported(model: keras.Layer, call: Call, variables: Sequence[Variable], len
     import keras
     import torch
 
-    class Inference(torch.nn.Module):
+    class Inference(torch.nn.Module):  # type: ignore[misc]
         def forward(self, *flat: Any) -> tuple[Any, ...]:
             return tuple(infer(model, call, variables, flat))
 

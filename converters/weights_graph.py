@@ -101,7 +101,7 @@ class Computed:
     @property
     def name(self) -> str:
         """That of the first tensor that it comes from."""
-        return next((leaf.name for leaf in _leaves(self)), "")
+        return next((leaf.name for leaf in leaves(self)), "")
 
 
 AnyWeight: TypeAlias = Weight | Computed
@@ -268,13 +268,13 @@ class _Graph:
     def add(self, module: Module) -> None:
         """Add a module's nodes."""
         weights = _weights(module)
-        for leaf in (leaf for weight in weights for leaf in _leaves(weight)):
+        for leaf in (leaf for weight in weights for leaf in leaves(weight)):
             self._store(leaf)
         if isinstance(module, Stored) and module.reason:
             self._initializers[module.weight.name].metadata_props[REASON_KEY] = module.reason
         if not weights or 0 in weights[0].read_shape or not _is_float(weights[0]):
             return
-        exact = any(leaf.dtype == ir.DataType.DOUBLE for leaf in _leaves(weights[0]))
+        exact = any(leaf.dtype == ir.DataType.DOUBLE for leaf in leaves(weights[0]))
         dtype = ir.DataType.DOUBLE if exact else ir.DataType.FLOAT
         match module:
             case Dense():
@@ -576,14 +576,14 @@ def _weights(module: Module) -> list[AnyWeight]:
     return [weight for weight in every if weight is not None]
 
 
-def _leaves(weight: AnyWeight) -> Iterator[Weight]:
+def leaves(weight: AnyWeight) -> Iterator[Weight]:
     """The stored weights that a weight is or comes from, in order."""
     if isinstance(weight, Weight):
         yield weight
         return
     for operand in weight.operands:
         if isinstance(operand, Weight | Computed):
-            yield from _leaves(operand)
+            yield from leaves(operand)
 
 
 def _is_float(weight: AnyWeight) -> bool:

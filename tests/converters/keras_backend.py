@@ -144,7 +144,7 @@ def expected_layers(model: keras.Model) -> dict[str, tuple[Any, Layout, LAYER_TY
             layout, kind = Layout((0,), (2,), (1,)), LAYER_TYPE.CONV1D
         if name == "kernel" and f"{'/'.join(owner)}/lora_kernel_a" in arrays(model):
             a, b = (arrays(model)[f"{'/'.join(owner)}/lora_kernel_{part}"] for part in "ab")
-            array = array + np.float32(1.5) * (a @ b)
+            array = array + np.float32(1.5) * (a @ b)  # noqa: PLW2901
         if owner[-1].endswith("_cell"):
             kind = LAYER_TYPE.RECURRENT
         found[label] = (array, layout, kind)
@@ -209,14 +209,21 @@ def test_every_weight_is_the_source_s_under_its_name(
 def test_nothing_of_the_process_changes() -> None:
     model = made(cnn, "tiny")
 
+    def logger(name: str) -> list[Any]:
+        one = logging.getLogger(name)
+        return [name, one.level, one.propagate, list(one.filters), list(one.handlers)]
+
     def state() -> list[Any]:
-        loggers = [(name, logging.getLogger(name).level, logging.getLogger(name).propagate, logging.getLogger(name).filters,
-                    logging.getLogger(name).handlers) for name in ("", "tf2onnx", "torch", "torch.onnx", "tensorflow", "absl")]  # fmt: skip
         names = keras.src.backend.common.global_state.get_global_attribute("object_name_uids", {})
         return [
-            dict(os.environ), random.getstate(), [repr(one) for one in np.random.get_state()], loggers,
-            keras.config.floatx(), keras.config.backend(), dict(names), [one.trainable for one in model.layers],
-        ]  # fmt: skip
+            dict(os.environ),
+            random.getstate(),
+            [repr(one) for one in np.random.get_state()],  # noqa: NPY002
+            [logger(name) for name in ("", "tf2onnx", "torch", "torch.onnx", "tensorflow", "absl")],
+            keras.config.floatx(),
+            dict(names),
+            [one.trainable for one in model.layers],
+        ]
 
     before = state()
     to_onnx(model, verify=True)
@@ -316,7 +323,7 @@ def test_code_in_files_is_never_run(tmp_path: Path) -> None:
     name = str(marker)
     keras.config.enable_unsafe_deserialization()
     model = keras.Sequential(
-        [keras.Input((3,)), L.Dense(4, name="dense"), L.Lambda(lambda x: (open(name, "w"), x)[1], (4,))]
+        [keras.Input((3,)), L.Dense(4, name="dense"), L.Lambda(lambda x: (open(name, "w").close(), x)[1], (4,))]
     )
     for ending in (".keras", ".h5"):
         path = tmp_path / f"model{ending}"
@@ -362,7 +369,7 @@ def test_saved_models_and_frozen_graphs(tmp_path: Path) -> None:
     model = made(cnn, "real")
     model.export(tmp_path / "saved", verbose=False)
     frozen = convert_variables_to_constants_v2(
-        tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec((None, 14, 14, 3)))
+        tf.function(model.__call__).get_concrete_function(tf.TensorSpec((None, 14, 14, 3)))
     )
     (tmp_path / "frozen.pb").write_bytes(frozen.graph.as_graph_def().SerializeToString())
     kernels = {name: array for name, array in arrays(model).items() if array.ndim > 1}

@@ -1198,3 +1198,15 @@ def test_an_operand_is_read_only_when_asked_for(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(found, Constant)
     monkeypatch.setattr("wwonnx.graph.constants.read_tensor", lambda _: pytest.fail("the tensor was read"))
     assert layer(proto).shape == (50, 40)
+
+
+def test_a_part_that_is_taken_out_of_a_bias_is_no_embedding() -> None:
+    """PyTorch's graphs of Keras' GRUs take the two rows of a bias apart by a scalar index."""
+    weight, bias = gaussian(5, 6), gaussian(2, 6)
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Gather", ["bias", "first"], ["row"], axis=0),
+        node("Add", ["h", "row"], ["y"]),
+    ]
+    proto = model(nodes, {"w": weight, "bias": bias, "first": np.array(0)}, {"x": (FLOAT, [None, 5])})
+    assert [each.layer_type for each in layers(proto).values()] == [LAYER_TYPE.DENSE]

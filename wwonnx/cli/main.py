@@ -28,6 +28,8 @@ _COMMANDS = {
 }
 
 
+#: TensorFlow, where a source needs it, tells of itself on stderr unless its environment says otherwise.
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 #: Exit code after Ctrl-C: 128 and SIGINT's number, as shells have it.
 INTERRUPTED = 130
 
@@ -63,6 +65,8 @@ def cli() -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Entry point: every error is one line on stderr and exit code 2."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     code = main(arguments)
     if code == INTERRUPTED:
         # A thread that is inside LAPACK can't be stopped, and Python would wait for it.
