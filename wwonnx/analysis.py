@@ -391,7 +391,7 @@ def _metrics(case: _Case) -> Row:
     row |= {"esd_error": case.spectrum.error, "approximate": about is not None, "alpha_error": 0.0}
     if about is not None:
         row |= dict.fromkeys(("sv_min", "matrix_rank", "rank_loss", "weak_rank_loss"), np.nan)
-        case.notes.append(f"approximate: {about.tails.sum()} of {esd.size} eigenvalues one by one")
+        row["num_lanczos"] = int(about.tails.sum())
     elif not case.spectrum.ranked:
         row |= dict.fromkeys(("sv_min", "matrix_rank", "rank_loss"), np.nan)
         row["weak_rank_loss"] = own.weak_rank_loss if case.spectrum.error < options.tolerance else np.nan
@@ -414,6 +414,7 @@ def _metrics(case: _Case) -> Row:
     row |= tail
     if about is not None:
         row["alpha_error"] = _alpha_error(about, fit, options)
+        case.notes.append("approximate" if fit.reason else f"approximate: alpha ± {row['alpha_error']:.2g}")
     alive = esd[-1] > 0.0
     if options.detX:
         row |= _trace_log(esd, fit) if alive else {}

@@ -29,7 +29,7 @@ RANDOMIZED = (
     *("num_traps", "rand_num_spikes", "rand_sigma_mp", "rand_mp_softrank", "rand_bulk_min", "rand_bulk_max"),
     "rand_W_scale",
 )
-APPROXIMATION = ("approximate", "alpha_error")
+APPROXIMATION = ("approximate", "num_lanczos", "alpha_error")
 _CLOSING = ("has_esd", "status", "warning", "reason", "weight_dtype", "folded", "longname")
 
 #: Columns of `describe`.

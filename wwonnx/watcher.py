@@ -195,7 +195,8 @@ class WeightWatcher:
             svd_method: "accurate", in float64; "fast", layers of M = 256 and more in float32, those whose tail that
                 would touch in float64 again. Adds esd_error, a bound of the error of every eigenvalue.
             lanczos_above: approximate layers of larger M: the tail by Lanczos, the bulk by stochastic Lanczos
-                quadrature. Adds approximate, esd_error and alpha_error. What needs every eigenvalue is NaN there.
+                quadrature. Adds approximate, num_lanczos, esd_error and
+                alpha_error. What needs every eigenvalue is NaN there.
             progress: True for a bar on stderr, or a function that takes each execute.progress.Progress.
             jobs: at most so many layers at once; None for as many as there are cores. It changes no bit of any number.
             memory: what this process may hold in all, model and imports included, in bytes or as "8GB" (10^9 bytes) or

@@ -246,7 +246,9 @@ def details(mixed: bytes) -> pd.DataFrame:
 def test_rows_say_what_is_approximate_and_how_sure_it_is(mixed: bytes, details: pd.DataFrame) -> None:
     known = ww.analyze(mixed, mp_fit=True, detX=True, ci=True).set_index("name")
     assert details["approximate"].tolist() == [True, True, False]
-    assert details["warning"].str.contains("approximate: ").tolist() == [True, True, False]
+    assert details["warning"].str.contains("approximate: alpha ± ").tolist() == [True, True, False]
+    assert details["num_lanczos"].isna().tolist() == [False, False, True]
+    assert (details["num_lanczos"] <= details["num_evals"])[:2].all()
     assert "approximate" not in known
     for column in ("matrix_rank", "rank_loss", "weak_rank_loss", "sv_min"):
         assert details[column].isna().tolist() == [True, True, False]
