@@ -1,4 +1,4 @@
-"""wwonnx beside WeightWatcher with options that cost it more: mp_fit, randomize, TPL. The same weights, one process, in turn.
+"""wwonnx beside WeightWatcher with options that cost it more: the same weights, one process, in turn.
 
 python -m benchmarks.vs_weightwatcher_options [--model resnet20.onnx]
 
