@@ -16,15 +16,15 @@ from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
-_ALLOWANCE = 200e6
+ALLOWANCE = 200e6
 _ALIGNMENT = 4096
 #: Elements written at once.
-_BLOCK = 1 << 18
+BLOCK = 1 << 18
 
 # ru_maxrss is in KiB on Linux, in bytes on macOS.
 _PEAK = "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)"
-_BASELINE = f"import wwonnx, pandas, onnx, onnx_ir, resource, sys; {_PEAK}; print(peak)"
-_ANALYSIS = f"""
+BASELINE = f"import wwonnx, pandas, onnx, onnx_ir, resource, sys; {_PEAK}; print(peak)"
+ANALYSIS = f"""
 import resource, sys, time
 import wwonnx
 start = time.perf_counter()
@@ -48,14 +48,16 @@ def main() -> None:
         path = write_model(shapes, Path(folder))
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
         print(f"model: {len(shapes)} layers, {size / 1e9:.2f} GB, largest {args.largest} x {args.largest}")
-        baseline = float(_run(_BASELINE)[0])
-        peak, seconds, succeeded, rows = map(float, _run(_ANALYSIS, str(path)))
+        baseline = float(run_python(BASELINE)[0])
+        peak, seconds, succeeded, rows = map(float, run_python(ANALYSIS, str(path)))
     working = 8 * max(math.prod(shape) + min(shape) ** 2 for shape in shapes)
-    bound = working + _ALLOWANCE
-    print(f"imports alone (wwonnx, pandas, onnx, onnx_ir): {_mb(baseline)}")
+    bound = working + ALLOWANCE
+    print(f"imports alone (wwonnx, pandas, onnx, onnx_ir): {megabytes(baseline)}")
     print(f"analysis: {seconds:.1f} s, {succeeded:.0f} of {rows:.0f} rows succeeded")
-    print(f"bound: {_mb(working)} (float64 copy and Gram matrix of the largest layer) + 200 MB = {_mb(bound)}")
-    print(f"peak: {_mb(peak)}, {peak / bound:.2f} of the bound; {_mb(peak - baseline)} above the imports")
+    print(
+        f"bound: {megabytes(working)} (float64 copy and Gram matrix of the largest layer) + 200 MB = {megabytes(bound)}"
+    )
+    print(f"peak: {megabytes(peak)}, {peak / bound:.2f} of the bound; {megabytes(peak - baseline)} above the imports")
 
 
 def layer_shapes(size: int, largest: int) -> Iterator[tuple[int, int]]:
@@ -90,8 +92,8 @@ def write_model(shapes: list[tuple[int, int]], folder: Path) -> Path:
             for key, value in (("location", "model.data"), ("offset", file.tell()), ("length", length)):
                 tensor.external_data.add(key=key, value=str(value))
             scale = np.float32(1.0 / math.sqrt(shape[0]))
-            for start in range(0, math.prod(shape), _BLOCK):
-                file.write(scale * rng.standard_normal(min(_BLOCK, math.prod(shape) - start), dtype=np.float32))
+            for start in range(0, math.prod(shape), BLOCK):
+                file.write(scale * rng.standard_normal(min(BLOCK, math.prod(shape) - start), dtype=np.float32))
             initializers.append(tensor)
             nodes.append(helper.make_node("MatMul", [f"input.{index}", name], [f"output.{index}"]))
     inputs = [helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, None) for node in nodes]
@@ -102,11 +104,11 @@ def write_model(shapes: list[tuple[int, int]], folder: Path) -> Path:
     return path
 
 
-def _mb(size: float) -> str:
+def megabytes(size: float) -> str:
     return f"{size / 1e6:.0f} MB"
 
 
-def _run(code: str, *arguments: str) -> list[str]:
+def run_python(code: str, *arguments: str) -> list[str]:
     """The words that a fresh Python process prints."""
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()

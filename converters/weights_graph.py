@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from wwonnx.errors import ConversionError
-from wwonnx.graph.names import LAYER_KEY
+from wwonnx.graph.names import LAYER_KEY, REASON_KEY
 from wwonnx.graph.tensors import FLOATS, element_type, shape_of
 from wwonnx.version import __version__
 
@@ -210,16 +210,23 @@ class Scaling:
     """
 
     name: str
-    scale: Weight | None = None
+    scale: AnyWeight | None = None
     bias: Weight | None = None
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor that is no weight of a linear map, or of a type that none has: kept, with no node that reads it."""
+    """A tensor that is no weight of a linear map, or of a type that none has: kept, with no node that reads it.
+
+    Attributes:
+        name: the module's path.
+        weight: the tensor.
+        reason: why it is no layer, for users who would expect one; empty for tensors of which nobody does.
+    """
 
     name: str
     weight: Weight
+    reason: str = ""
 
 
 Module: TypeAlias = Dense | Convolution | Embedding | Recurrent | BatchNormalization | Scaling | Stored
@@ -263,6 +270,8 @@ class _Graph:
         weights = _weights(module)
         for leaf in (leaf for weight in weights for leaf in _leaves(weight)):
             self._store(leaf)
+        if isinstance(module, Stored) and module.reason:
+            self._initializers[module.weight.name].metadata_props[REASON_KEY] = module.reason
         if not weights or 0 in weights[0].read_shape or not _is_float(weights[0]):
             return
         exact = any(leaf.dtype == ir.DataType.DOUBLE for leaf in _leaves(weights[0]))
@@ -421,7 +430,8 @@ class _Graph:
         self._outputs.append(self._one("BatchNormalization", module.name, operands, dtype, (1, *shape)))
 
     def _scaling(self, module: Scaling, dtype: ir.DataType) -> None:
-        parts = [(op_type, weight) for op_type, weight in (("Mul", module.scale), ("Add", module.bias)) if weight]
+        every: list[tuple[str, AnyWeight | None]] = [("Mul", module.scale), ("Add", module.bias)]
+        parts = [(op_type, weight) for op_type, weight in every if weight is not None]
         shape = parts[0][1].read_shape
         y = self._input(module, dtype, shape)
         for op_type, weight in parts:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,11 +82,11 @@ def load_split() -> Split:
     return Split(*(torch.from_numpy(array) for array in (train_x, train_y, test_x, test_y)))
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator, rotation: float = torch.pi / 18, zoom: float = 0.1) -> Tensor:
     """Each image shifted by up to 1 pixel, rotated by up to 10 degrees and scaled by up to 10 %, at random."""
     angle, scale, dx, dy = torch.rand(4, len(images), generator=generator) * 2 - 1
-    angle = angle * (torch.pi / 18)
-    scale = 1 + 0.1 * scale
+    angle = angle * rotation
+    scale = 1 + zoom * scale
     shift = 2 / images.shape[-1]  # one pixel in affine_grid's coordinates, which run from -1 to 1
     cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
     theta = torch.stack([cos, -sin, shift * dx, sin, cos, shift * dy], dim=1).view(-1, 2, 3)
@@ -94,13 +94,20 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(images, grid, align_corners=False)
 
 
-def train(images: Tensor, labels: Tensor, epochs: int) -> DigitsCNN:
+def train(
+    build: Callable[[], nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    epochs: int,
+    distort: Callable[[Tensor, torch.Generator], Tensor] = augment,
+    seed: int = SEED,
+) -> nn.Module:
     """A network trained with SGD, weight decay and a cosine learning rate for a fixed number of epochs."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    torch.manual_seed(SEED)
-    generator = torch.Generator().manual_seed(SEED)
-    model = DigitsCNN().train()
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model = build().train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
     )
@@ -109,7 +116,7 @@ def train(images: Tensor, labels: Tensor, epochs: int) -> DigitsCNN:
         total_loss = 0.0
         for batch in torch.randperm(len(images), generator=generator).split(BATCH_SIZE):
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(augment(images[batch], generator)), labels[batch])
+            loss = F.cross_entropy(model(distort(images[batch], generator)), labels[batch])
             loss.backward()
             optimizer.step()
             total_loss += loss.item() * len(batch)
@@ -135,7 +142,7 @@ def strip_stack_traces(proto: onnx.ModelProto) -> None:
         node.metadata_props.extend(kept)
 
 
-def export(model: DigitsCNN, path: Path) -> None:
+def export(model: nn.Module, path: Path) -> None:
     """Write the model to one ONNX file, unoptimized, with a dynamic batch dimension and without stack traces."""
     torch.onnx.export(
         model.eval(),
@@ -168,7 +175,7 @@ def accuracy(path: Path, images: Tensor, labels: Tensor) -> tuple[int, int]:
     return int((predicted == labels.numpy()).sum()), len(labels)
 
 
-def check_weights(model: DigitsCNN, proto: onnx.ModelProto) -> None:
+def check_weights(model: nn.Module, proto: onnx.ModelProto) -> None:
     """Every weight is in the file bit for bit under its name, and every batch normalization is still a node."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     for name, tensor in model.state_dict().items():
@@ -186,7 +193,7 @@ def check_weights(model: DigitsCNN, proto: onnx.ModelProto) -> None:
         raise RuntimeError(f"{present} BatchNormalization nodes instead of {wanted}")
 
 
-def check_outputs(model: DigitsCNN, path: Path, images: Tensor, tolerance: float = 1e-4) -> float:
+def check_outputs(model: nn.Module, path: Path, images: Tensor, tolerance: float = 1e-4) -> float:
     """The largest difference between the logits of torch and onnxruntime, which must be below the tolerance."""
     with torch.no_grad():
         expected = model(images).numpy()
@@ -214,7 +221,7 @@ def main() -> None:
     args = parser.parse_args()
 
     split = load_split()
-    model = train(split.train_images, split.train_labels, args.epochs)
+    model = train(DigitsCNN, split.train_images, split.train_labels, args.epochs)
     export(model, args.output)
 
     check_weights(model, onnx.load(args.output))

@@ -139,6 +139,17 @@ def test_sizes(model: onnx.ModelProto | str) -> None:
     assert analyzed == watcher.analyze(model, [], 50, 500, False, True)
 
 
+def test_plots(model: onnx.ModelProto | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wwonnx.legacy as ww
+
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    watcher = ww.WeightWatcher(model=model)
+    results = watcher.analyze(compute_alphas=True, plot=True, layers=ww.LAYER_TYPE.DENSE)
+    drawn = sum("alpha" in each for result in results.values() for key, each in result.items() if str(key).isdigit())
+    assert len(list(tmp_path.rglob("*.png"))) == 5 * drawn
+
+
 def test_a_custom_logger(model: onnx.ModelProto | str, configured_logging: logging.Logger) -> None:
     import wwonnx.legacy as ww
 

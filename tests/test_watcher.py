@@ -253,3 +253,19 @@ def test_smoothing_and_sharpening_give_new_models(digits: Path, tmp_path: Path) 
     assert set(result.table.status) == {"smoothed", "unchanged"}
     assert set(watcher.SVDSharpness().table.status) <= {"sharpened", "unchanged"}
     assert digits.read_bytes() == before
+
+
+def test_each_row_comes_with_its_spectrum(mixed: onnx.ModelProto) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def see(row: dict[str, object]) -> None:
+        kept = row["_kept"]
+        np.testing.assert_allclose(kept.esd.sum(), row["norm"], rtol=1e-12)
+        seen.append((row["layer_id"], kept.esd.size))
+
+    watcher = WeightWatcher(mixed)
+    details = watcher.analyze_each(see, detX=True)
+    pd.testing.assert_frame_equal(details, ww.analyze(mixed, detX=True), check_exact=True)
+    assert sorted(seen) == list(zip(details.layer_id, details.num_evals, strict=True))
+    with pytest.raises(OptionError, match="mp_fitt: there is no such option; did you mean 'mp_fit'"):
+        watcher.analyze_each(see, mp_fitt=True)

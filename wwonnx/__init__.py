@@ -7,13 +7,16 @@ Importing the package is fast and changes nothing: no framework is imported, no 
 """
 
 from .advice import advise
+from .compare import Comparison, compare
 from .errors import ConversionError, ModelError, OptionError, UnsafeModelError, WeightError, WwonnxError
 from .layer import LAYER_TYPE
+from .reporting import write_report
 from .version import __version__
 from .watcher import WeightWatcher, analyze, describe
 
 __all__ = [
     "LAYER_TYPE",
+    "Comparison",
     "ConversionError",
     "ModelError",
     "OptionError",
@@ -24,5 +27,7 @@ __all__ = [
     "__version__",
     "advise",
     "analyze",
+    "compare",
     "describe",
+    "write_report",
 ]

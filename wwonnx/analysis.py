@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from .columns import BULK, columns
 from .errors import WeightError
 from .layer import WeightLayer
 from .options import Options
+from .spectral.accelerator import require
 from .spectral.esd import Array, Spectrum, spectra
 from .spectral.farms import farms_spectrum
 from .spectral.marchenko_pastur import fit_marchenko_pastur
@@ -22,9 +23,11 @@ from .spectral.norms import norms
 from .spectral.null import alpha_null, jensen_shannon_distance, shuffle_test
 from .spectral.power_law import PowerLaw
 from .spectral.randomize import permuted
+from .spectral.resolution import tail_resolved
+from .spectral.solver import Solver
 from .spectral.trace_log import trace_log
 from .spectral.transforms import convolution_spectrum, fft, glorot_factor, spacing_metrics
-from .spectral.vectors import vector_metrics
+from .spectral.vectors import Localization, measure_vectors, vector_metrics
 from .tails import tail_row
 
 Row: TypeAlias = dict[str, Any]
@@ -40,7 +43,26 @@ SHARED_BYTES = 8 << 20
 CONV2D_FFT_GRID = 32
 #: A layer is random-like unless its distance from its shuffles would be this improbable for one more shuffle.
 SIGNIFICANCE = 0.025
+#: Where a row carries what pictures need, if the options say so. No column of the details.
+KEPT = "_kept"
 _UNKNOWN: Row = {"status": "failed", "warning": "", "has_esd": False}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The spectra behind a row, for pictures: a few times `num_evals` numbers.
+
+    Attributes:
+        esd: the eigenvalues that were analysed, ascending: inverted with the option `inverse`.
+        fitted: those whose tail was fitted: the same, or the pooled ones of windows (subsample="farms").
+        shuffle: those of the first shuffle, with the option `randomize`.
+        vectors: how localised the eigenvectors are, with the option `vectors`.
+    """
+
+    esd: Array
+    fitted: Array
+    shuffle: Array | None = None
+    vectors: Localization | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,16 @@ class _Case:
     factor: float
     options: Options
     notes: list[str] = field(default_factory=list)
+
+
+def check_device(options: Options) -> None:
+    """Check that what shall compute eigenvalues is here.
+
+    Raises:
+        OptionError: it is not.
+    """
+    if options.device != "cpu":
+        require(options.device)
 
 
 def folding_note(folded: int, layers: int) -> str:
@@ -179,7 +211,7 @@ def _rows(layer: WeightLayer, found: Spectrum | WeightError, options: Options) -
             esds = tuple(shuffle.eigenvalues[index] for shuffle in shuffles)
             rank = int(whole.ranks[index])
             one = partial(_one_of, load, index)
-            alone = Spectrum(esd[None], whole.ranks[index : index + 1])
+            alone = whole.slice(index)
             case = _Case(layer, esd, rank, alone, 1, esds, one, factor, options)
             rows.append(about | {"slice_id": index} | _metrics(case))
     except WeightError as error:
@@ -216,14 +248,27 @@ def _on_an_image(layer: WeightLayer, options: Options) -> bool:
 
 
 def _spectra(layers: Sequence[WeightLayer], options: Options) -> list[Spectrum | WeightError]:
-    """The spectra that the options ask for, before any scaling."""
-    return _spectra_of([(layer, layer.matrices) for layer in layers], options)
+    """The spectra that the options ask for, before any scaling.
+
+    A tail that float32 would touch is computed again in float64.
+    """
+    found = _spectra_of([(layer, layer.matrices) for layer in layers], options)
+    if options.svd_method != "fast":
+        return found
+    precise = replace(options, svd_method="accurate", device="cpu" if options.device == "mps" else options.device)
+    return [
+        _spectra_of([(layer, layer.matrices)], precise)[0]
+        if isinstance(each, Spectrum) and not tail_resolved(each.scaled(scale(layer, options)), pooled=options.pool)
+        else each
+        for layer, each in zip(layers, found, strict=True)
+    ]
 
 
 def _spectra_of(wanted: Sequence[tuple[WeightLayer, Load]], options: Options) -> list[Spectrum | WeightError]:
     plain = [(layer, load) for layer, load in wanted if not _on_an_image(layer, options)]
     loads = [partial(_transformed, load, options) for _, load in plain]
-    together = iter(spectra(loads, [layer.eps for layer, _ in plain]))
+    solver = Solver(options.device, options.svd_method == "fast")
+    together = iter(spectra(loads, [layer.eps for layer, _ in plain], solver))
     found: list[Spectrum | WeightError] = []
     for layer, load in wanted:
         if not _on_an_image(layer, options):
@@ -280,6 +325,12 @@ def _metrics(case: _Case) -> Row:
         "weak_rank_loss": own.weak_rank_loss,
         "has_esd": True,
     }
+    if options.svd_method == "fast":
+        row["esd_error"] = case.spectrum.error
+    if not case.spectrum.ranked:
+        row |= dict.fromkeys(("sv_min", "matrix_rank", "rank_loss"), np.nan)
+        row["weak_rank_loss"] = own.weak_rank_loss if case.spectrum.error < options.tolerance else np.nan
+        case.notes.append("rank below float32's resolution")
     if options.inverse and rank:
         esd = _inverse(case)
         own = norms(esd, rank, options.tolerance)
@@ -293,7 +344,8 @@ def _metrics(case: _Case) -> Row:
         "entropy": own.entropy,
         "alpha_null": alpha_null(case.layer.N, case.layer.M, case.rf),
     }
-    tail, fit = tail_row(esd, _fitted_esd(case, esd), options, case.layer.layer_id, case.notes)
+    fitted = _fitted_esd(case, esd)
+    tail, fit = tail_row(esd, fitted, options, case.layer.layer_id, case.notes)
     row |= tail
     alive = esd[-1] > 0.0
     if options.detX:
@@ -302,10 +354,14 @@ def _metrics(case: _Case) -> Row:
         row |= _bulk(case, esd, "") if alive else {}
     if options.randomize:
         row |= _randomized(case, row) if alive else {}
+    vectors = measure_vectors(case.load, case.factor) if options.vectors and options.keep else None
     if options.vectors:
-        row |= vector_metrics(case.load, case.factor, fit.xmin).columns
+        found = vectors.metrics(fit.xmin) if vectors else vector_metrics(case.load, case.factor, fit.xmin)
+        row |= found.columns
     if options.deltas:
         row |= spacing_metrics(esd, fit.xmin).columns
+    if options.keep:
+        row[KEPT] = Kept(esd, fitted, case.shuffles[0] if case.shuffles else None, vectors)
     return row | {"warning": ", ".join(case.notes)}
 
 

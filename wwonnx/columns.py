@@ -55,6 +55,8 @@ def columns(options: Options) -> list[str]:
         chosen += RANDOMIZED
     if options.vectors:
         chosen += vectors.COLUMNS
+    if options.svd_method == "fast":
+        chosen.append("esd_error")
     if options.deltas:
         chosen += transforms.SPACING_COLUMNS
     return [*chosen, *_CLOSING]

@@ -28,6 +28,8 @@ _ALL, _FIRST = slice(None), slice(1)
 _FACTORS = {"lora_A": "A", "lora_down": "A", "A": "A", "lora_B": "B", "lora_up": "B", "B": "B"}
 #: What the weight that they update is called, after its module's name.
 _BASES = (".base_layer", ".base", "")
+#: What an update is called that is one layer already, as an adapter's converter writes it.
+_UPDATE = ".lora_BA"
 
 
 @dataclass(frozen=True)
@@ -146,25 +148,50 @@ def delta(layers: Sequence[WeightLayer], base: Sequence[WeightLayer]) -> Derived
     )
 
 
-def peft(layers: Sequence[WeightLayer], with_base: bool = False, scale: float = 1.0) -> Derived:
+def peft(
+    layers: Sequence[WeightLayer],
+    with_base: bool = False,
+    scale: float = 1.0,
+    base: Sequence[WeightLayer] = (),
+) -> Derived:
     """Low-rank updates B A of LoRA (Hu et al., arXiv:2106.09685, eq. 3), whose factors are found by name.
 
     The factors are `q_proj.lora_A` and `q_proj.lora_B`, with or without an adapter's name behind them, `lora_down` and
     `lora_up`, or `q_proj.A` and `q_proj.B`; the weight that they update is `q_proj.base_layer`, `q_proj.base` or
-    `q_proj`. Where a graph adds the update to a constant weight, that sum is a layer already, and there is no factor.
+    `q_proj`. Where a graph adds the update to a constant weight, that sum is a layer already, and there is no factor. A
+    converted adapter has its updates as layers, `q_proj.lora_BA`, which are scaled already.
 
     Args:
         layers: of the model; all of them, and select among the result.
         with_base: add W + scale B A.
-        scale: alpha / r of the LoRA, which no name tells.
+        scale: alpha / r of the LoRA, which the names of factors don't tell.
+        base: where the weights that are updated may be too: the layers of the base model of an adapter.
 
     Returns:
         For each pair of factors the layer B A with the id of A (`q_proj.lora_BA`), and with_base the layer
-        W + scale B A with that of B (`q_proj.lora_W_plus_AB`). All else is left out.
+        W + scale B A with that of B (`q_proj.lora_W_plus_AB`). An update that is a layer already keeps its id, and its
+        sum has an id of its own, beyond those of the layers. All else is left out.
     """
-    named = {layer.name: layer for layer in layers}
+    named = {layer.name: layer for layer in (*base, *layers)}
     pairs, reasons = _paired(layers)
     made: list[WeightLayer] = []
+    for update in layers:
+        if not update.name.endswith(_UPDATE):
+            continue
+        del reasons[update.layer_id]
+        made.append(update)
+        module = update.name.removesuffix(_UPDATE)
+        weight = _base(module, update, named, base) if with_base else None
+        if weight is not None:
+            made.append(
+                replace(
+                    _summed(weight, update, 1.0, (weight, update)),
+                    layer_id=len(layers) + update.layer_id,
+                    name=f"{module}.lora_W_plus_AB",
+                )
+            )
+        elif with_base:
+            reasons[update.layer_id] = _without(module, update)
     for factor, down, up in pairs:
         update = replace(
             _made(down, (down, up)),
@@ -177,23 +204,52 @@ def peft(layers: Sequence[WeightLayer], with_base: bool = False, scale: float = 
         made.append(update)
         if not with_base:
             continue
-        bases = [named.get(factor.module + ending) for ending in _BASES]
-        base = next((one for one in bases if one is not None and one.matrix_shape == update.matrix_shape), None)
-        if base is None:
-            reasons[up.layer_id] = f"there is no weight {factor.module}, {_form(update)}, to add its update to"
+        weight = _base(factor.module, update, named, base)
+        if weight is None:
+            reasons[up.layer_id] = _without(factor.module, update)
             continue
         made.append(
             replace(
-                _made(up, (base, down, up)),
+                _summed(weight, update, scale, (weight, down, up)),
+                layer_id=up.layer_id,
                 name=factor.named("W_plus_AB"),
-                longname=f"{base.longname} + {update.longname}",
-                shape=update.shape,
-                layout=_STACK,
-                uses=base.uses,
-                read=partial(_updated, base, update, scale),
             )
         )
     return Derived(tuple(made), tuple((one, reasons[one.layer_id]) for one in layers if one.layer_id in reasons))
+
+
+def _base(
+    module: str, update: WeightLayer, named: dict[str, WeightLayer], base: Sequence[WeightLayer]
+) -> WeightLayer | None:
+    """The weight of an update's shape that a module's name means.
+
+    Base models are saved with and without the names of what holds them: where none has the very name, the one whose
+    name ends in it, or with which it ends, is meant.
+    """
+    for name in (module + ending for ending in _BASES):
+        if name in named and named[name].matrix_shape == update.matrix_shape:
+            return named[name]
+    alike = [
+        layer
+        for layer in base
+        if layer.matrix_shape == update.matrix_shape
+        and (layer.name.endswith(f".{module}") or module.endswith(f".{layer.name}"))
+    ]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _without(module: str, update: WeightLayer) -> str:
+    return f"there is no weight {module}, {_form(update)}, to add its update to"
+
+
+def _summed(base: WeightLayer, update: WeightLayer, scale: float, parts: Sequence[WeightLayer]) -> WeightLayer:
+    """The layer W + scale * update."""
+    return replace(
+        _made(base, parts),
+        longname=f"{base.longname} + {update.longname}",
+        layout=base.layout,
+        read=partial(_updated, base, update, scale),
+    )
 
 
 def _made(model: WeightLayer, parts: Sequence[WeightLayer]) -> WeightLayer:
@@ -298,8 +354,13 @@ def _difference(layer: WeightLayer, base: WeightLayer) -> Array:
     """W - W_base as a tensor of the layer's own shape, however the base model's file stores its weight."""
     difference = _exact(layer)
     difference -= _exact(base)
+    return _tensor(difference, layer)
+
+
+def _tensor(matrices: Array, layer: WeightLayer) -> Array:
+    """Matrices as a tensor of the layer's own shape."""
     order = layer.layout.stack + layer.layout.rows + layer.layout.columns
-    ordered = difference.reshape([layer.shape[axis] for axis in order])
+    ordered = matrices.reshape([layer.shape[axis] for axis in order])
     tensor: Array = ordered.transpose([order.index(axis) for axis in range(len(order))])
     return tensor
 
@@ -382,5 +443,5 @@ def _low_rank(down: WeightLayer, up: WeightLayer) -> Array:
 
 def _updated(base: WeightLayer, update: WeightLayer, scale: float) -> Array:
     weight = _exact(base)
-    weight += scale * update.matrices()
-    return weight
+    weight += scale * _exact(update)
+    return _tensor(weight, base)

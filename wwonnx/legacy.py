@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import platform
 import statistics
 from collections.abc import Iterable, Mapping
@@ -123,6 +124,7 @@ class WeightWatcher:
         normalize: bool = False,
         compute_spectralnorms: bool = False,
         compute_softranks: bool = False,
+        plot: bool = False,
         glorot_fix: bool = False,
         mp_fit: bool = False,
         *,
@@ -130,6 +132,7 @@ class WeightWatcher:
         lognorms: bool = True,
         spectralnorms: bool = False,
         softranks: bool = False,
+        savefig: bool | str | os.PathLike[str] = True,
     ) -> Results:
         """Compute the numbers of each matrix, and log their averages.
 
@@ -144,8 +147,11 @@ class WeightWatcher:
             compute_spectralnorms, spectralnorms: spectralnorm (the largest eigenvalue) and logspectralnorm.
             compute_softranks, softranks: softrank (norm² / the largest eigenvalue), its log10, and lognorm over log10
                 of the largest singular value.
+            plot: draw each matrix: its ESD with the fit on three kinds of axes, D and alpha against xmin. A notebook
+                shows the pictures.
             glorot_fix: scale every matrix by the inverse of its Glorot initialisation.
             mp_fit: the Marchenko-Pastur fit: sigma_mp, numofSpikes, ratio_numofSpikes, softrank_mp.
+            savefig: the folder for the PNG files of the plots; True for "ww-img", False to save none.
 
         Returns:
             {layer id: {slice: {"N", "M", "Q", "summary", ...}, "layer_type": ...}}. A layer that was not asked for has
@@ -174,7 +180,7 @@ class WeightWatcher:
         self.logger.info("Analyzing model %r with %d layers", self._engine._opened().label, len(walk.layers))
         chosen = [layer for layer in walk.layers if not _message(layer, ids, types)]
         fitting = {layer.layer_id for layer in chosen if layer.rf and not _misfit(layer, min_size, max_size)}
-        rows = self._rows(sorted(fitting), glorot_fix, wanted)
+        rows = self._rows(sorted(fitting), wanted, glorot_fix=glorot_fix, plot=plot, savefig=savefig)
         results: Results = {}
         for layer in walk.layers:
             message = _message(layer, ids, types)
@@ -266,12 +272,12 @@ class WeightWatcher:
     def __repr__(self) -> str:
         return f"{header()}\nAnalysis done: {bool(self.results)}"
 
-    def _rows(self, ids: list[int], glorot_fix: bool, wanted: _Wanted) -> dict[tuple[int, int], dict[Any, Any]]:
+    def _rows(self, ids: list[int], wanted: _Wanted, **options: Any) -> dict[tuple[int, int], dict[Any, Any]]:
         """The engine's rows, by layer id and slice; of a layer that failed as a whole, its one row."""
         if not ids:
             return {}
         details = self._engine.analyze(
-            layers=ids, min_evals=0, pool=False, conv2d_norm=False, glorot_fix=glorot_fix, mp_fit=wanted.mp_fit
+            layers=ids, min_evals=0, pool=False, conv2d_norm=False, mp_fit=wanted.mp_fit, **options
         )
         left_out = self._engine.get_skipped().dropna(subset="layer_id")
         rows = {(row["layer_id"], row["slice_id"]): row for row in details.to_dict("records")}

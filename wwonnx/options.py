@@ -25,6 +25,9 @@ ALIGNMENTS = ("size", "flow")
 FITS = ("PL", "TPL", "E_TPL")
 ESTIMATORS = ("mle", "hill")
 FINGERS = ("xmin_peak", "clip_xmax")
+#: "cpu": numpy and LAPACK; "torch": PyTorch on the CPU; "cuda", "mps": PyTorch on an accelerator.
+DEVICES = ("cpu", "torch", "cuda", "mps")
+SVD_METHODS = ("accurate", "fast")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ class Options:
         split_qkv: three layers of a packed query, key and value projection.
         groups: "stack" reads a grouped convolution as one matrix per kernel position, "split" as one per group too.
         base: whether a base model is subtracted.
+        keep: whether rows carry the spectra behind them (analysis.KEPT), for pictures.
+        device: what computes eigenvalues: "cpu", "torch", "cuda" or "mps".
+        svd_method: "accurate", in float64, or "fast", in float32 where the tail stays as it is.
     """
 
     min_evals: int = MIN_EVALS
@@ -103,6 +109,9 @@ class Options:
     split_qkv: bool = False
     groups: str = "stack"
     base: bool = False
+    keep: bool = False
+    device: str = "cpu"
+    svd_method: str = "accurate"
 
     @classmethod
     def make(cls, *, ww2x: bool = False, ERG: bool = False, channels: None = None, **given: Any) -> Options:
@@ -135,12 +144,25 @@ class Options:
         options._refuse_contradictions()
         return options
 
-    def _refuse_contradictions(self) -> None:
+    def allows(self, name: str) -> bool:
+        """Whether an option that is off may be turned on beside these."""
+        on = self._on()
+        return name not in {other for first in on for other in _CONTRADICTIONS.get(first, ())} and not (
+            on & set(_CONTRADICTIONS.get(name, ()))
+        )
+
+    def _on(self) -> set[str]:
+        """What is not as it is by default, by the names that contradictions have."""
         on = {name for name in _CHECKS if getattr(self, name) and name != "pool"}
         on |= {"pool=False"} if not self.pool else set()
-        on |= {"base_model"} if self.base else set()
+        return on | ({"base_model"} if self.base else set())
+
+    def _refuse_contradictions(self) -> None:
+        on = self._on()
         for first, others in _CONTRADICTIONS.items():
             clash = sorted(on & set(others)) if first in on else []
+            if self.peft == "with_base" and first == "peft":
+                clash = [other for other in clash if other != "base_model"]  # the model that the updates belong to
             if clash:
                 raise OptionError(f"{first} and {clash[0]} contradict each other; drop one of them")
         if self.fit != "PL":
@@ -149,6 +171,15 @@ class Options:
                     raise OptionError(f"fit={self.fit!r} and {name} contradict each other; drop one of them")
             if self.estimator != "mle":
                 raise OptionError(f"fit={self.fit!r} and estimator={self.estimator!r} contradict each other; drop one")
+        if self.svd_method == "fast":
+            for name in ("inverse", "deltas", "intra", "conv2d_fft"):
+                if getattr(self, name):
+                    raise OptionError(
+                        f"svd_method='fast' and {name} contradict each other: float32 can't resolve the small "
+                        "eigenvalues; drop one of them"
+                    )
+        if self.device == "mps" and self.svd_method != "fast":
+            raise OptionError("device='mps': Apple's GPUs have no float64; give svd_method='fast' too, or device='cpu'")
         if self.sparsify and not self.intra:
             raise OptionError("sparsify belongs to intra: give intra=True too, or drop it")
 
@@ -280,6 +311,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "subsample": partial(_word, known=("farms",)),
     "fix_fingers": partial(_word, known=FINGERS),
     "groups": partial(choice, known=GROUPS),
+    "device": partial(choice, known=DEVICES),
+    "svd_method": partial(choice, known=SVD_METHODS),
     "intra": lambda name, value: _flag_or(name, value, *ALIGNMENTS),
     "peft": lambda name, value: _flag_or(name, value, "with_base"),
     **dict.fromkeys(
@@ -296,6 +329,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
                 "split_gates",
                 "split_qkv",
                 "base",
+                "keep",
             ),
         ),
         flag,

@@ -144,7 +144,7 @@ def smooth(
     otherwise its own is replaced. Uses that share a weight share the new one.
 
     Args:
-        model: a path, the bytes of a file, an onnx.ModelProto, an onnx_ir.Model or an opened Source.
+        model: a model as `WeightWatcher` takes it, or an opened Source.
         layers: which layers, as in `WeightWatcher.analyze`; None for all.
         method: one of METHODS.
         percent: share of the singular values that "svd" keeps, above 0 and at most 1, as in WeightWatcher; 1 changes
@@ -321,12 +321,13 @@ def _rewrite(
     import scipy.linalg  # noqa: F401  # before its BLAS can be told how many threads to take
     from threadpoolctl import ThreadpoolController
 
+    from .converters.dispatch import open_source
     from .graph import save
     from .graph.rewrite import Editor
-    from .graph.source import copied, open_model
+    from .graph.source import copied
     from .graph.walk import walk
 
-    source = open_model(model)
+    source = open_source(model)
     target = None if output is None else save.checked_output(source, Path(output))
     copy = copied(source.model, source.label)
     save.check_fits(copy, in_memory=target is None)

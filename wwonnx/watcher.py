@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from . import analysis, columns, filters
 from .errors import OptionError, WwonnxError
 from .execute import local
 from .execute.progress import ProgressOption, reporter
-from .options import MIN_EVALS, TOLERANCE, Options
+from .options import MIN_EVALS, TOLERANCE, Options, flag, nearest
 from .spectral.esd import spectrum
 from .spectral.randomize import permuted
 
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from .graph.source import ModelLike, Source
     from .graph.walk import Walk
     from .layer import WeightLayer
+    from .report.figures import LayerFigure
     from .smoothing import SmoothingResult
 
 logger = logging.getLogger("wwonnx")
 
 #: Arguments of `analyze` that go to `Options.make` as they are.
-_OPTIONS = (*(field.name for field in fields(Options) if field.name != "base"), "ww2x", "ERG", "channels")
+_OPTIONS = (*(field.name for field in fields(Options) if field.name not in ("base", "keep")), "ww2x", "ERG", "channels")
 
 #: Metrics that a summary averages, where the details have them.
 SUMMARY = ("log_norm", "alpha", "alpha_weighted", "log_alpha_norm", "log_spectral_norm", "stable_rank", "mp_softrank")
@@ -55,11 +56,14 @@ class WeightWatcher:
         """Open a model.
 
         Args:
-            model: a path, the bytes of a file, an onnx.ModelProto or an onnx_ir.Model. Each method takes one as well.
+            model: a path, the bytes of an ONNX file, an onnx.ModelProto or an onnx_ir.Model; or what
+                `wwonnx.converters.to_onnx` takes, which is converted in memory: a torch module, a Keras model, a
+                checkpoint, a Hugging Face model folder, a LoRA adapter. Each method takes one as well.
             log_level: level for the logger `wwonnx`; None leaves it alone.
 
         Raises:
             ModelError: the model can't be opened.
+            ConversionError: it can't be converted faithfully, or a package for that is missing.
         """
         if log_level is not None:
             try:
@@ -74,6 +78,8 @@ class WeightWatcher:
         self._details: pd.DataFrame | None = None
         self._note = ""
         self._skipped: list[analysis.Row] | None = None
+        self._analyzed: tuple[Options, list[WeightLayer]] | None = None
+        self._drawn: tuple[WeightLayer, Options, list[analysis.Row]] | None = None
         if model is not None:
             self._open(model)
 
@@ -119,6 +125,10 @@ class WeightWatcher:
         split_qkv: bool = False,
         groups: str = "stack",
         channels: None = None,
+        plot: bool = False,
+        savefig: bool | str | os.PathLike[str] = True,
+        device: str = "cpu",
+        svd_method: str = "accurate",
         progress: ProgressOption = False,
     ) -> pd.DataFrame:
         """Compute the metrics of each layer.
@@ -148,8 +158,10 @@ class WeightWatcher:
                 ("flow").
             sparsify: with intra, a random half of the units between two layers is silenced.
             stacked: all layers as one matrix.
-            base_model: analyse W - W_base, layers matched by name and shape.
-            peft: the low-rank updates B A of LoRA factors; "with_base" adds the weight that they update.
+            base_model: analyse W - W_base, layers matched by name and shape. With peft="with_base", the model whose
+                weights the updates are added to.
+            peft: the low-rank updates B A of LoRA factors; "with_base" adds the weight that they update. An adapter's
+                layers are its updates in any case.
             fit: "PL", a power law; "TPL", one with an exponential cut-off (column Lambda); "E_TPL", that with xmin near
                 the peak of the ESD.
             estimator: "mle" searches xmin; "hill" takes the upper n // xmin_pos eigenvalues, as TempBalance does.
@@ -170,6 +182,13 @@ class WeightWatcher:
             groups: "stack" reads a grouped convolution as WeightWatcher does, one (out x in/groups) matrix per kernel
                 position; "split" gives each group its own, whose spectra together are the map's true one.
             channels: only for WeightWatcher's sake: an ONNX operator says which axis is which.
+            plot: draw each layer: its ESD on three kinds of axes, D and alpha against xmin, and what the options detX,
+                mp_fit, randomize, deltas and vectors add. In a notebook the pictures are shown.
+            savefig: the folder for their PNG files, `ww.layer3.esd.png` and so on; True for "ww-img", False for none.
+            device: what computes eigenvalues: "cpu", numpy; "torch", PyTorch on the CPU; "cuda" or "mps", PyTorch on an
+                accelerator. All but "cpu" need the extra [torch].
+            svd_method: "accurate", in float64; "fast", layers of M = 256 and more in float32, those whose tail that
+                would touch in float64 again. Adds esd_error, a bound of the error of every eigenvalue.
             progress: True for a bar on stderr, or a function that takes each execute.local.Progress.
 
         Returns:
@@ -181,27 +200,170 @@ class WeightWatcher:
             ModelError: the model can't be opened.
         """
         given = locals()
-        import pandas as pd
+        options = {name: given[name] for name in _OPTIONS}
+        see = self._drawing(Options.make(**options), savefig) if flag("plot", plot) else None
+        return self._analyze(see, model, layers, base_model, progress, options)
 
-        options = Options.make(base=base_model is not None, **{name: given[name] for name in _OPTIONS})
+    def analyze_each(
+        self,
+        see: Callable[[analysis.Row], None],
+        model: ModelLike | None = None,
+        layers: LayerFilter = None,
+        base_model: ModelLike | None = None,
+        progress: ProgressOption = False,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """`analyze`, and give each row to a function, together with the spectra behind it, as soon as it is finished.
+
+        Spectra are freed after that: what is not kept by the function costs no memory.
+
+        Args:
+            see: called in this thread, in the order in which layers are finished. The row holds under `analysis.KEPT`
+                an `analysis.Kept`, where the layer could be analysed.
+            model, layers, base_model, progress: as in `analyze`.
+            options: its others but plot and savefig.
+
+        Returns:
+            As `analyze`.
+
+        Raises:
+            OptionError: an option that can't be.
+            ModelError: the model can't be opened.
+        """
+        for name in options:
+            if name not in _OPTIONS:
+                raise OptionError(f"{name}: there is no such option; {nearest(name, list(_OPTIONS))}")
+        return self._analyze(see, model, layers, base_model, progress, options)
+
+    def _analyze(
+        self,
+        see: Callable[[analysis.Row], None] | None,
+        model: ModelLike | None,
+        layers: LayerFilter,
+        base_model: ModelLike | None,
+        progress: ProgressOption,
+        given: dict[str, Any],
+    ) -> pd.DataFrame:
+        from .report.frames import Details
+
+        options = Options.make(base=base_model is not None, keep=see is not None, **given)
+        analysis.check_device(options)
         chosen = self._select(model, layers, options, base_model)
+        self._analyzed = options, chosen
         self.logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
+
+        def complete(layer: WeightLayer, prepared: analysis.Prepared) -> list[analysis.Row]:
+            rows = analysis.complete(layer, prepared, options)
+            if see is not None:
+                for row in rows:
+                    see(row)
+                    row.pop(analysis.KEPT, None)
+            return rows
+
         with reporter(progress) as report:
-            rows = local.run(
-                chosen,
-                lambda layers: analysis.prepare(layers, options),
-                lambda layer, prepared: analysis.complete(layer, prepared, options),
-                report,
-            )
-        flat = [row for some in rows for row in some]
-        details: pd.DataFrame = pd.DataFrame(
+            found = local.run(chosen, lambda layers: analysis.prepare(layers, options), complete, report)
+        flat = [row for rows in found for row in rows]
+        details: pd.DataFrame = Details(
             {column: [row.get(column, np.nan) for row in flat] for column in columns.columns(options)}
         )
         self._details = details
-        self._note = analysis.folding_note(sum(layer.folded for layer in chosen), len(chosen))
+        folding = analysis.folding_note(sum(layer.folded for layer in chosen), len(chosen))
+        self._note = " ".join(filter(None, (self._opened().note, folding)))
         if self._note:
             self.logger.warning(self._note)
         return details
+
+    def plot(
+        self,
+        layer: int | str | None = None,
+        kind: str = "esd",
+        slice_id: int | None = None,
+        model: ModelLike | None = None,
+    ) -> LayerFigure:
+        """Draw one layer, as the last `analyze` analysed it: its options hold, and those that the picture needs.
+
+        Args:
+            layer: its id or name.
+            kind: which picture, one of `wwonnx.report.plots.KINDS`: "esd", "linear", "log", "D", "alpha", "detX", "mp",
+                "mp_square", "randomized", "randomized_log", "mp_shuffled", "spacings", "level_stats", "vectors",
+                "vector_histograms"; or the name of its files, such as "esd4".
+            slice_id: which kernel position, where the analysis had pool=False.
+            model: take the layer from this model from now on.
+
+        Returns:
+            A matplotlib Figure that is not among pyplot's. Notebooks show it; `figure.savefig("layer.png")` keeps it.
+
+        Raises:
+            OptionError: there is no such layer, slice or kind, or the layer has no such picture.
+        """
+        from .report import plots
+
+        plots.require()
+        needed = plots.KINDS[plots.kind_of(kind)].option
+        self._open(model)
+        if self._analyzed is None:
+            options = Options()
+            self._analyzed = options, self._select(None, None, options)
+        options, layers = self._analyzed
+        one = filters.one(layers, layer)
+        if needed and not options.allows(needed):
+            raise OptionError(f"kind={kind!r}: {needed} contradicts the options of the last analysis")
+        more: dict[str, Any] = {needed: True} if needed else {}
+        options = replace(options, keep=True, **more)
+        if self._drawn is None or self._drawn[:2] != (one, options):
+            self._drawn = one, options, analysis.analyze_layer(one, options)
+        rows = self._drawn[2]
+        if len(rows) == 1 and slice_id is None:
+            return plots.draw(rows[0], kind)
+        by_slice = {row.get("slice_id"): row for row in rows}
+        if slice_id not in by_slice:
+            raise OptionError(f"slice_id={slice_id!r}: {one.name} has slices 0 to {len(rows) - 1}; give one of them")
+        return plots.draw(by_slice[slice_id], kind)
+
+    def _drawing(self, options: Options, savefig: Any) -> Callable[[analysis.Row], None]:
+        """What draws every picture of a row: into a folder, and in a notebook."""
+        from .report import notebook, plots
+
+        plots.require()
+        folder = plots.make_folder(savefig)
+        if folder is None and not notebook.is_running():
+            raise OptionError(
+                "plot=True with savefig=False: outside a notebook there is nowhere to show figures; "
+                "give a folder, or call plot()"
+            )
+
+        def see(row: analysis.Row) -> None:
+            for name, figure in plots.draw_all(row, options):
+                if folder is not None:
+                    plots.save(figure, folder / name)
+                if notebook.is_running():
+                    notebook.show(figure)
+
+        return see
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        model: ModelLike | None = None,
+        progress: ProgressOption = False,
+        **options: Any,
+    ) -> None:
+        """Write a report of the model: one HTML file; `wwonnx.write_report` documents it, and takes several models.
+
+        Args:
+            path: the file to write.
+            model: report on this one from now on.
+            progress: as in `analyze`.
+            options: of `analyze`.
+
+        Raises:
+            OptionError: an option that can't be, or a file that can't be written.
+            ModelError: the model can't be opened.
+        """
+        from . import reporting
+
+        self._open(model)
+        reporting.write([self], path, progress, **options)
 
     def describe(
         self,
@@ -301,10 +463,12 @@ class WeightWatcher:
             where it was fitted. NaN where no row has a value. Where BatchNormalizations were folded into weights,
             `folded` counts the rows of such layers.
         """
+        from .report.frames import Summary
+
         details = self.get_details() if details is None else details
         summary = {metric: float(details[metric].mean()) for metric in SUMMARY if metric in details.columns}
         folded = int(details["folded"].sum()) if "folded" in details.columns else 0
-        return summary | ({"folded": folded} if folded else {})
+        return Summary(summary | ({"folded": folded} if folded else {}))
 
     def get_skipped(self) -> pd.DataFrame:
         """The weights that the last `analyze` or `describe` left out.
@@ -344,10 +508,10 @@ class WeightWatcher:
             OptionError: there is no such method or layer.
             ModelError: a model can't be opened.
         """
-        from . import comparison
+        from . import distances
 
         first, second = (WeightWatcher(model)._walked(Options()).layers for model in (model_1, model_2))
-        frame = comparison.compare_layers(filters.select(first, layers), second, method)
+        frame = distances.compare_layers(filters.select(first, layers), second, method)
         return float(frame["delta_W"].mean()), float(frame["delta_b"].mean()), frame
 
     def SVDSmoothing(
@@ -465,8 +629,13 @@ class WeightWatcher:
 
     get_Weights = get_weights
 
+    @property
+    def label(self) -> str:
+        """What messages call the model: its path, or its kind where it was built in memory."""
+        return self._opened().label
+
     def sha256(self) -> str | None:
-        """Hash of the model's file, external data not included; None for a model that was built in memory."""
+        """Hash of the model's file or files, as `graph.source.Source.sha256` defines it; None for one in memory."""
         return self._opened().sha256()
 
     def __repr__(self) -> str:
@@ -475,10 +644,10 @@ class WeightWatcher:
     def _open(self, model: ModelLike | None) -> None:
         if model is None:
             return
-        from .graph.source import open_model
+        from .converters.dispatch import open_source
 
-        self._source, self._walk, self._options = open_model(model), None, Options()
-        self._details = self._skipped = None
+        self._source, self._walk, self._options = open_source(model), None, Options()
+        self._details = self._skipped = self._analyzed = self._drawn = None
 
     def _opened(self) -> Source:
         if self._source is None:
@@ -516,10 +685,14 @@ class WeightWatcher:
             return derived.layers
 
         layers = walk.layers
-        if base_model is not None:
+        if options.peft:
+            with_base = options.peft == "with_base"
+            find = self._opened().base
+            belongs = find(base_model) if with_base and find is not None else base_model
+            base = WeightWatcher(belongs)._walked(options).layers if belongs is not None else ()
+            layers = take(derive.peft(layers, with_base, base=base))
+        elif base_model is not None:
             layers = take(derive.delta(layers, WeightWatcher(base_model)._walked(options).layers))
-        elif options.peft:
-            layers = take(derive.peft(layers, with_base=options.peft == "with_base"))
         chosen: Sequence[WeightLayer] = filters.select(layers, wanted)
         if options.intra or options.stacked:
             plain = replace(options, intra=False, stacked=False)

@@ -1054,6 +1054,26 @@ def test_random_values_are_not_constant() -> None:
     assert not found.skipped
 
 
+@pytest.mark.parametrize(("side", "allowed"), [(5000, True), (40_000, False)])
+def test_a_product_of_thin_factors_may_be_large_and_what_follows_it_as_large(side: int, allowed: bool) -> None:
+    """Few numbers make many: a low-rank update does, up to a bound that no weight comes near."""
+    nodes = [node("MatMul", ["b", "a"], ["ba"]), node("Mul", ["ba", "s"], ["w"])]
+    tensors = {"b": gaussian(side, 1), "a": gaussian(1, side), "s": np.float32(2)}
+    found = constant(model(nodes, tensors, outputs=("w",)))
+    assert isinstance(found, Constant) == allowed
+    if isinstance(found, Opaque):
+        assert "would make 1,600,000,000 values out of 80,000 that are stored" in found.reason
+
+
+def test_the_name_of_a_sum_is_that_of_its_largest_tensor() -> None:
+    """Factors hold more numbers together than a base of nearly their rank does."""
+    nodes = [node("MatMul", ["b", "a"], ["ba"]), node("Add", ["base", "ba"], ["w"])]
+    tensors = {"b": gaussian(16, 8), "a": gaussian(8, 12), "base": gaussian(16, 12)}
+    found = constant(model(nodes, tensors, outputs=("w",)))
+    assert isinstance(found, Constant)
+    assert found.root.name == "base"
+
+
 @pytest.mark.parametrize("op_type", ["Tile", "Pad", "CumSum", "ScatterND", "Resize"])
 def test_what_is_not_evaluated_says_so(op_type: str) -> None:
     found = constant(model([node(op_type, ["v", "n"], ["w"])], {"v": gaussian(7, 5), "n": ints(1, 2)}, outputs=("w",)))

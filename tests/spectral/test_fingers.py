@@ -161,7 +161,7 @@ def test_the_fit_from_the_peak_is_the_best_of_its_starts(n: int, seed: int, deci
     if not starts:
         assert found.reason
         return
-    distances = [distance(logs, alphas, int(i)) for i in starts]
+    distances = [distance(logs, alphas, int(i))[0] for i in starts]
     best = int(np.argmin(distances))
     assert distances[best] == found.D
     assert found.alpha == alphas[starts[best]]

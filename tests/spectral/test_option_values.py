@@ -155,3 +155,17 @@ def test_xmax(xmax: Any, ignored: int) -> None:
 def test_options_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Options.make().seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["mp_fit", "randomize", "vectors", "deltas", "detX"])
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"inverse": True}, {"intra": True}, {"conv2d_fft": True}, {"fft": True}, {"pool": False}, {"ci": True}],
+)
+def test_what_options_allow_is_what_is_not_refused(given: dict[str, Any], name: str) -> None:
+    allowed = Options.make(**given).allows(name)
+    if allowed:
+        Options.make(**given, **{name: True})
+    else:
+        with pytest.raises(OptionError, match="contradict"):
+            Options.make(**given, **{name: True})

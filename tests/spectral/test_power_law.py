@@ -404,3 +404,18 @@ def test_the_spectrum_is_left_alone() -> None:
     power_law_scan(esd)
     assert np.array_equal(esd, before)
     assert fit_power_law(esd) == first
+
+
+@pytest.mark.parametrize("ignored", [0, 1, 5])
+def test_a_scan_may_leave_the_largest_out_and_take_fewer_starts(ignored: int) -> None:
+    esd = heavy_tailed(2000, 2.5, seed=1)
+    whole = power_law_scan(esd, ignored)
+    best = int(np.argmin(whole.distances))
+    assert whole.alphas[best] == fit_power_law(esd, ignored).alpha
+    some = power_law_scan(esd, ignored, differences=5e5)
+    assert some.x.size == 2 * 500_000 // (2000 - ignored)
+    where = np.searchsorted(whole.x, some.x)
+    np.testing.assert_array_equal(whole.alphas[where], some.alphas)
+    np.testing.assert_array_equal(whole.distances[where], some.distances)
+    assert (some.x[0], some.x[-1]) == (whole.x[0], whole.x[-1])
+    assert power_law_scan(esd, ignored, differences=0.0).x.size == 100

@@ -33,6 +33,6 @@ def command(
             tables.print_description(console, description)
             tables.print_skipped(console, skipped)
 
-        return Result(model, watcher.sha256(), description, {"skipped": skipped.to_dict("records")}, show)
+        return Result(model, watcher.sha256, description, {"skipped": skipped.to_dict("records")}, show)
 
     return over_models("describe", models, examine, options, format_, output)

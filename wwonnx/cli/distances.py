@@ -40,6 +40,6 @@ def command(
         tables.print_summary(console, {"delta_W": mean_w, "delta_b": mean_b})
 
     extra = {"model_2": model_2, "delta_W": mean_w, "delta_b": mean_b}
-    result = Result(model_1, watcher.sha256(), frame, extra, show)
+    result = Result(model_1, watcher.sha256, frame, extra, show)
     write("distances", [result], {"method": method, "layers": shared.layer_filter(layers)}, chosen, output)
     return 0

@@ -31,6 +31,6 @@ def command(models: tuple[str, ...], format_: str | None, output: Path | None, *
 
         found = watcher.inventory(**options)
         extra = {key: found.attrs[key] for key in ("parameters", "parameters_analyzed")}
-        return Result(model, watcher.sha256(), found, extra, lambda console: tables.print_inventory(console, found))
+        return Result(model, watcher.sha256, found, extra, lambda console: tables.print_inventory(console, found))
 
     return over_models("inventory", models, examine, options, format_, output)

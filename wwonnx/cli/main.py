@@ -17,8 +17,13 @@ _COMMANDS = {
     "analyze": "Metrics of each layer.",
     "describe": "The layers of a model, without reading them.",
     "inventory": "Every constant, and the layer it became or why not.",
+    "compare": "Which of several models is better, and how metrics go with accuracy.",
     "distances": "How far the layers of two models are from each other.",
+    "report": "One HTML file: verdict, correlation flow, every layer's spectrum.",
+    "check": "Is a model within its limits, and still what it was? For CI.",
+    "explain": "What the code of a finding means, and what to do.",
     "smooth": "Cut weights down to their signal, in a new model.",
+    "convert": "Bring a checkpoint, a model folder or an adapter to ONNX.",
 }
 
 
@@ -42,9 +47,12 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="wwonnx")
 def cli() -> None:
-    """Judge trained neural networks from the weights in their ONNX files alone.
+    """Judge trained neural networks from their weights alone.
 
-    Exit codes: 0 done, 2 could not.
+    A MODEL is an ONNX file, a PyTorch, Keras or TensorFlow checkpoint, a .safetensors file, or the folder of a Hugging
+    Face model or a LoRA adapter.
+
+    Exit codes: 0 done, 1 findings of check, 2 could not.
     """
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from ..options import ESTIMATORS, FINGERS, FITS, GROUPS, MIN_EVALS, TOLERANCE
+from ..options import DEVICES, ESTIMATORS, FINGERS, FITS, GROUPS, MIN_EVALS, SVD_METHODS, TOLERANCE
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -62,7 +63,7 @@ selection = _apply(
     ),
 )
 #: What analyze computes.
-metrics = _apply(
+_metrics = _apply(
     click.option(
         "--conv2d-norm/--no-conv2d-norm",
         default=True,
@@ -70,8 +71,6 @@ metrics = _apply(
         help="Scale convolutions as WeightWatcher does.",
     ),
     click.option("--detX", "--ERG", "detx", is_flag=True, help="Add the trace-log condition (detX_num, ERG_gap)."),
-    click.option("--mp-fit", is_flag=True, help="Add the Marchenko-Pastur fit of the bulk."),
-    click.option("--randomize", is_flag=True, help="Hold each layer against its own shuffled weights."),
     click.option("--rand-replicas", type=int, default=None, help="How many shuffles.  [default: 20, fewer if large]"),
     click.option("--glorot-fix", is_flag=True, help="Scale by the inverse of Glorot's initialisation instead."),
     click.option("--vectors", is_flag=True, help="Add how localised the eigenvectors are."),
@@ -81,7 +80,11 @@ metrics = _apply(
     click.option("--intra", is_flag=False, flag_value="size", help="Overlaps of neighbouring layers: size, or flow."),
     click.option("--sparsify", is_flag=True, help="With --intra: silence half of the units between two layers."),
     click.option("--stacked", is_flag=True, help="All layers as one matrix."),
-    click.option("--base-model", metavar="MODEL", help="Analyse the difference from this model."),
+    click.option(
+        "--base-model",
+        metavar="MODEL",
+        help="Analyse the difference from this model. With --peft with_base: add the updates to it.",
+    ),
     click.option("--peft", is_flag=False, flag_value="updates", help="LoRA updates B A, or with_base."),
     click.option("--fit", type=click.Choice(FITS), default="PL", show_default=True, help="Which law."),
     click.option("--estimator", type=click.Choice(ESTIMATORS), default="mle", show_default=True, help="Of alpha."),
@@ -98,11 +101,54 @@ metrics = _apply(
     click.option(
         "--tolerance", type=float, default=TOLERANCE, show_default=True, help="Eigenvalues below it: weak_rank_loss."
     ),
+    click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True, help="For eigenvalues."),
+    click.option(
+        "--svd-method",
+        type=click.Choice(SVD_METHODS),
+        default="accurate",
+        show_default=True,
+        help="Eigenvalues in float64, or (fast) in float32 where no tail is touched.",
+    ),
     click.option("--seed", type=int, default=0, show_default=True, help="For everything random."),
 )
+metrics = _apply(
+    click.option("--mp-fit", is_flag=True, help="Add the Marchenko-Pastur fit of the bulk."),
+    click.option("--randomize", is_flag=True, help="Hold each layer against its own shuffled weights."),
+    _metrics,
+)
+#: The same, with what a report shows unless it is told not to.
+thorough_metrics = _apply(
+    click.option(
+        "--mp-fit/--no-mp-fit",
+        default=None,
+        help="The Marchenko-Pastur fit of the bulk. Default: yes, where other options don't exclude it.",
+    ),
+    click.option(
+        "--randomize/--no-randomize",
+        default=None,
+        help="Each layer against its own shuffled weights, which costs as many analyses more as there are shuffles. "
+        "Default: yes, where other options don't exclude it.",
+    ),
+    _metrics,
+)
+progress = click.option(
+    "--progress/--no-progress", default=None, help="Progress bar on stderr. Default: only on a terminal."
+)
+
+
+def shows_progress(progress: bool | None) -> bool:
+    """Whether to draw a bar: on a terminal, unless told otherwise."""
+    return sys.stderr.isatty() if progress is None else progress
 
 
 def layer_filter(texts: tuple[str, ...]) -> list[int | str] | None:
     """The filter that --layers stands for: whole numbers are ids, the rest names, patterns or types."""
     items = [item.strip() for text in texts for item in text.split(",") if item.strip()]
     return [int(item) if re.fullmatch(r"-?\d+", item) else item for item in items] or None
+
+
+def analysis_options(layers: tuple[str, ...], detx: bool, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `WeightWatcher.analyze` that `selection` and `metrics` stand for."""
+    intra = given["intra"] or False
+    peft = {None: False, "updates": True}.get(given["peft"], given["peft"])
+    return given | {"layers": layer_filter(layers), "detX": detx, "intra": intra, "peft": peft}

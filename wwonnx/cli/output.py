@@ -6,15 +6,15 @@ import io
 import json
 import math
 import os
-import platform
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
+from ..files import write_whole
+from ..version import versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,17 +34,19 @@ class Result:
 
     Attributes:
         model: the model's path.
-        sha256: of the file.
+        sha256: gives the hash of the file or files; it is asked for where it is written, as it may take a while.
         frame: the rows.
         extra: further fields of the JSON object.
         show: prints the table for people.
+        card: writes the section of a model card in Markdown, given the versions; without it Markdown is a table.
     """
 
     model: str
-    sha256: str | None
+    sha256: Callable[[], str | None]
     frame: pd.DataFrame
     extra: dict[str, Any]
     show: Callable[[Console], None]
+    card: Callable[[dict[str, str]], str] | None = None
 
 
 def chosen_format(format_: str | None, output: Path | None) -> str:
@@ -85,41 +87,40 @@ def write(command: str, results: list[Result], options: dict[str, Any], format_:
         content = _joined(results).to_csv(index=False).encode()
     else:
         content = "\n\n".join(_markdown(result, titled=len(results) > 1) for result in results).encode() + b"\n"
+    put(content, output)
+
+
+def put(content: bytes, output: Path | None) -> None:
+    """Write to standard output, or to a file that appears whole or not at all."""
     if output is None:
         sys.stdout.buffer.write(content)
         return
-    _replace(output, content)
-
-
-def _replace(output: Path, content: bytes) -> None:
     try:
-        handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(name).chmod(0o666 & ~umask)
-            Path(name).replace(output)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(output, content)
     except OSError as error:
         raise OptionError(f"-o {output}: can't be written ({error.strerror or error})") from None
 
 
 def _tables(results: list[Result], output: Path | None) -> bytes | None:
     """Print tables to the terminal, or render them for a file."""
+
+    def show(console: Console) -> None:
+        for index, result in enumerate(results):
+            if len(results) > 1:
+                console.print(f"{os.linesep if index else ''}{result.model}", markup=False, style="bold")
+            result.show(console)
+
+    return printed(show, output)
+
+
+def printed(show: Callable[[Console], None], output: Path | None) -> bytes | None:
+    """Print to the terminal, or render for a file what `show` prints."""
     from rich.console import Console
 
     text = io.StringIO()
     # Away from a terminal nothing has to fit: files and pipes get all columns.
     wide = None if output is None and sys.stdout.isatty() else int(os.environ.get("COLUMNS") or 240)
-    console = Console(file=text if output else sys.stdout, width=wide, highlight=False, soft_wrap=False)
-    for index, result in enumerate(results):
-        if len(results) > 1:
-            console.print(f"{os.linesep if index else ''}{result.model}", markup=False, style="bold")
-        result.show(console)
+    show(Console(file=text if output else sys.stdout, width=wide, highlight=False, soft_wrap=False))
     return text.getvalue().encode() if output else None
 
 
@@ -142,30 +143,17 @@ def _joined(results: list[Result], always_named: bool = False) -> pd.DataFrame:
 
 
 def _json(command: str, results: list[Result], options: dict[str, Any]) -> str:
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "command": command,
-        "versions": versions(),
-        "options": options,
-        "models": [
-            {
-                "model": result.model,
-                "sha256": result.sha256,
-                **{key: _plain(value) for key, value in result.extra.items()},
-                "rows": [_plain(row) for row in result.frame.to_dict("records")],
-            }
-            for result in results
-        ],
-    }
-    return json.dumps(document, indent=2, allow_nan=False)
+    models = [
+        {"model": result.model, "sha256": result.sha256(), **result.extra, "rows": result.frame.to_dict("records")}
+        for result in results
+    ]
+    return document(command, options, {"models": models})
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    from importlib.metadata import version
-
-    packages = ("wwonnx", "numpy", "onnx", "onnx-ir", "pandas")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+def document(command: str, options: dict[str, Any], fields: dict[str, Any]) -> str:
+    """The JSON of a command: what was done with which versions and options, and its own fields."""
+    about = {"schema_version": SCHEMA_VERSION, "command": command, "versions": versions(), "options": options}
+    return json.dumps(_plain(about | fields), indent=2, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
@@ -184,12 +172,17 @@ def _plain(value: Any) -> Any:
 
 
 def _markdown(result: Result, titled: bool) -> str:
+    if result.card is not None:
+        return result.card(versions())
+    table = markdown_table(result.frame)
+    return f"### {result.model}\n\n{table}" if titled else table
+
+
+def markdown_table(frame: pd.DataFrame) -> str:
     """A table in Markdown."""
-    lines = [f"### {result.model}", ""] if titled else []
-    columns = list(result.frame.columns)
-    lines.append("| " + " | ".join(columns) + " |")
-    lines.append("|" + "---|" * len(columns))
-    rows = result.frame.to_dict("records")
+    columns = list(frame.columns)
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    rows = frame.to_dict("records")
     lines += ["| " + " | ".join(_markdown_cell(row[column]) for column in columns) + " |" for row in rows]
     return "\n".join(lines)
 

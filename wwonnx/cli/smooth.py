@@ -62,10 +62,10 @@ def command(
 ) -> int:
     """Write a model whose weights keep their leading singular triplets alone; MODEL stays as it is."""
     from .. import smoothing
-    from ..graph.source import open_model
+    from ..converters.dispatch import open_source
 
     _check(method, percent, factor, sharpen, seed)
-    source = open_model(model)
+    source = open_source(model)
     wanted = shared.layer_filter(layers)
     sizes = {"min_evals": min_evals, "max_evals": max_evals}
     options: dict[str, Any]
@@ -78,7 +78,7 @@ def command(
         result = smoothing.smooth(source, wanted, method or METHODS[0], share, factor, output, min_evals, max_evals)
     shown = Result(
         model,
-        source.sha256(),
+        source.sha256,
         result.table,
         {"output": str(output), "note": result.note},
         lambda console: _show(console, result),

@@ -255,11 +255,12 @@ class ConstantFinder:
     def _combine(self, step: Step, what: Hashable, description: str) -> Constant | Opaque:
         operands: list[Constant] = step.operands
         leaves = _union(operands)
-        root = max(operands[step.values], key=lambda operand: operand.elements).root
+        root = max(operands[step.values], key=lambda operand: self._sizes[operand.root]).root
         elements = sum(self._sizes[leaf] for leaf in leaves)
         size = math.prod(step.shape)
         work, depth = 1 + sum(operand.work for operand in operands), 1 + max(operand.depth for operand in operands)
-        if size > max(_SMALL, _GROWTH * elements):
+        given = max(operand.size for operand in operands)  # what is only passed on has been allowed already
+        if size > max(_SMALL, step.most, given, _GROWTH * elements):
             return Opaque(
                 leaves[:_REMEMBERED], f"{description} would make {size:,} values out of {elements:,} that are stored"
             )

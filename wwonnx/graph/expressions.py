@@ -35,6 +35,7 @@ class Step:
         transposes: whether all it does is to transpose a matrix.
         work: whether it computes anything, rather than giving a view.
         values: which operands give the result's values, as opposed to conditions and indices.
+        most: how many values the result may have however few are stored.
     """
 
     operands: list[Any]
@@ -44,6 +45,7 @@ class Step:
     transposes: bool = False
     work: bool = True
     values: slice = field(default_factory=lambda: slice(None))
+    most: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ SENSELESS = (
     TypeError,
     ValueError,
 )
+#: A product of two thin factors is a weight of many values out of few (a LoRA of 8 x 57,344 numbers makes 200 million).
+_MOST_PRODUCT = 1 << 30
 #: A list of axes, starts or sizes is no longer than this.
 _LONGEST_LIST = 4096
 _RULES: dict[str, Rule] = {}
@@ -330,7 +334,8 @@ def _matmul(context: Context) -> Step | None:
     if len(left.shape) < 2 or len(right.shape) < 2 or left.shape[-1] != right.shape[-2]:
         return None
     batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    return _reference(context, (*batch, left.shape[-2], right.shape[-1]), left.dtype)
+    product = _reference(context, (*batch, left.shape[-2], right.shape[-1]), left.dtype)
+    return product if batch else replace(product, most=_MOST_PRODUCT)
 
 
 @rule("Gemm")

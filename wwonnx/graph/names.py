@@ -16,6 +16,8 @@ from .words import clean, string_list
 
 #: Where a converter notes, in a tensor's metadata, the name of the layer that the tensor is.
 LAYER_KEY = "wwonnx.layer"
+#: And where it notes, of a tensor that no node reads, why it is no layer.
+REASON_KEY = "wwonnx.reason"
 
 _SIGNATURE = re.compile(r"^\s*(\w+): (?:PARAMETER|BUFFER) target='([^']+)'", re.MULTILINE)
 _FX_ARGUMENT = re.compile(r"%(\w+)")
@@ -26,7 +28,7 @@ _MADE_UP = re.compile(
 #: What follows a module's path in the name of its weight. Other parameters (in_proj_weight) keep their name.
 _WEIGHT_SUFFIX = re.compile(r"[./](weight|kernel|embeddings|depthwise_kernel|pointwise_kernel|W)$")
 #: What PyTorch makes of a weight that is normalised or otherwise computed: its parts, of which the module is the owner.
-_PARAMETRIZED = re.compile(r"\.(parametrizations\.weight\.\w+|weight_[vgu]|weight_orig)$")
+_PARAMETRIZED = re.compile(r"\.(?:parametrizations\.(\w+)\.\w+|(weight\w*)_(?:[vgu]|orig))$")
 #: Path components that TensorFlow adds below a layer.
 _TF_INNER = re.compile(
     r"^(ReadVariableOp(_\d+)?|resource|merged_input|Cast(_\d+)?|MatMul|BiasAdd|Conv[123]D|convolution|conv_transpose|"
@@ -125,7 +127,7 @@ class Namer:
 
 def _module(parameter: str) -> str:
     """The module's path from its weight's name: `fc.weight` -> `fc`."""
-    stripped = _WEIGHT_SUFFIX.sub("", _PARAMETRIZED.sub("", parameter))
+    stripped = _WEIGHT_SUFFIX.sub("", _PARAMETRIZED.sub(lambda found: f".{found[1] or found[2]}", parameter))
     return stripped.replace("/", ".").strip(".") or parameter
 
 

@@ -151,7 +151,7 @@ def checked_output(source: Source, output: Path) -> Path:
     if output.suffix.lower() in _TEXT:
         raise OptionError(f"output={str(output)!r}: models are written in ONNX's binary format; name an .onnx file")
     inputs = {str(tensor.path) for _, tensor in constants(source.model) if isinstance(tensor, ir.ExternalTensor)}
-    inputs |= {str(source.path)} if source.path is not None else set()
+    inputs |= {str(path) for path in source.files}
     for path in (output, _data_path(output)):
         for given in inputs:
             if path.exists() and Path(given).exists() and path.samefile(given):
@@ -212,14 +212,21 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         return ir.to_proto(model)
 
 
-def save_model(model: ir.Model, output: Path, data: DataFile) -> Path:
+def save_model(model: ir.Model, output: Path, data: DataFile, most_inline: int | None = None) -> Path:
     """Write a model and its external data, one tensor after the other. Both files appear whole or not at all.
+
+    Args:
+        model: its tensors are put into the files as they are written.
+        output: the model's file.
+        data: the file for its external data.
+        most_inline: of more bytes in memory than that, all but the smallest tensors go to the data file; None for what
+            protobuf can write.
 
     Raises:
         ModelError: external data is missing.
         OSError: the files can't be written.
     """
-    crowded = _inline_bytes(model, with_external=False) > _MOST_INLINE
+    crowded = _inline_bytes(model, with_external=False) > (_MOST_INLINE if most_inline is None else most_inline)
     for tensor, put in list(_slots(model)):
         if isinstance(tensor, ir.ExternalTensor):
             if data.holds(tensor):
@@ -230,13 +237,27 @@ def save_model(model: ir.Model, output: Path, data: DataFile) -> Path:
         else:
             continue
         put(described(data.tensor(offset, tensor.dtype, shape_of(tensor), tensor.name or ""), tensor))
+    return write_graph(model, output, data.commit)
+
+
+def write_graph(model: ir.Model, output: Path, before: Callable[[], None] = lambda: None) -> Path:
+    """Write a model's own file, which appears whole or not at all; external tensors stay where they are.
+
+    Args:
+        model: its external tensors in files within the output's folder.
+        output: the file.
+        before: called when all is written, before the file gets its name.
+
+    Raises:
+        OSError: the file can't be written.
+    """
     with silence("onnx_ir.serde"):
         content = ir.to_proto(model).SerializeToString()
     handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        data.commit()
+        before()
         _publish(Path(name), output)
     except BaseException:
         Path(name).unlink(missing_ok=True)

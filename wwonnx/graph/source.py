@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-    ModelLike: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+    #: What is opened as ONNX, and what `converters.dispatch` converts first: modules and models of frameworks.
+    ModelLike: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model | Any
 
 _MAGIC = {
     b"PK\x03\x04": "a zip archive (a PyTorch checkpoint or a .keras file?)",
@@ -41,23 +42,47 @@ class Source:
     Attributes:
         model: the graph, its functions inlined, its tensors unread.
         label: what to call the model in messages and tables: its path, or its kind for models in memory.
-        path: the file, where there is one.
+        files: the files that it was read from: the .onnx, or those of the model that was converted.
+        content: the bytes that it was read from, where it was no file.
+        note: what to know of the model as a whole; often empty.
+        base: of an adapter, what gives the model that its updates belong to, from what the user says that is.
     """
 
     model: ir.Model
     label: str
-    path: Path | None = None
+    files: tuple[Path, ...] = ()
     content: bytes | None = None
+    note: str = ""
+    base: Callable[[Any], Any] | None = None
 
     def sha256(self) -> str | None:
-        """Hash of the .onnx file (external data not included), None for a model that was built in memory."""
-        if self.path is not None:
-            digest = hashlib.sha256()
-            with self.path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            return digest.hexdigest()
-        return None if self.content is None else hashlib.sha256(self.content).hexdigest()
+        """Hash of the file that the model was read from, None for a model that was built in memory.
+
+        External data of an .onnx file is not included. Of several files it is the hash of a list: for each its hash,
+        two spaces and its path from the folder that holds all, in the order of the paths, as `sha256sum` prints it.
+
+        Raises:
+            ModelError: a file is gone.
+        """
+        if not self.files:
+            return None if self.content is None else hashlib.sha256(self.content).hexdigest()
+        if len(self.files) == 1:
+            return _sha256(self.files[0])
+        folder = os.path.commonpath([path.parent for path in self.files])
+        found = {path.relative_to(folder).as_posix(): _sha256(path) for path in self.files}
+        lines = "".join(f"{found[name]}  {name}\n" for name in sorted(found))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ModelError(f"{path}: can't be read ({first_line(error)})") from None
+    return digest.hexdigest()
 
 
 def open_model(model: ModelLike | Source) -> Source:
@@ -118,7 +143,7 @@ def _open_path(path: Path) -> Source:
         raise ModelError(f"{path}: can't be read ({first_line(error)})") from None
     proto = _parse(content, str(path), path.suffix)
     del content
-    return Source(_from_proto(proto, str(path), path.resolve().parent), str(path), path=path)
+    return Source(_from_proto(proto, str(path), path.resolve().parent), str(path), files=(path,))
 
 
 def _parse(content: bytes, label: str, suffix: str) -> onnx.ModelProto:

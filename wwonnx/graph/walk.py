@@ -13,10 +13,10 @@ from ..layer import Skipped, Use, WeightLayer
 from . import ties
 from .constants import Constant, ConstantFinder, Opaque
 from .folding import FoldingSigns
-from .names import Namer
+from .names import REASON_KEY, Namer
 from .operators import Operand, Reading, Site, Splits, is_known, operands
-from .tensors import FLOATS
-from .traverse import constant_tensor, describe_node, is_onnx, nodes, owners
+from .tensors import FLOATS, element_type, shape_of
+from .traverse import constant_tensor, describe_node, is_onnx, metadata, nodes, owners
 from .words import clean
 
 
@@ -135,7 +135,7 @@ def walk(model: ir.Model, splits: Splits | None = None) -> Walk:
         if constant_tensor(node) is not None:
             continue
         inside = bool(node.outputs) and finder.find(node.outputs[0]) is not None
-        if inside and not is_onnx(node, "Gather"):
+        if inside and not _is_lookup(node, finder):
             continue  # a step of a constant expression: what reads its result is the layer
         for operand in operands(Site(node, finder, splits or Splits())):
             if operand.refused or isinstance(operand.weight, Opaque):
@@ -160,6 +160,12 @@ def walk(model: ir.Model, splits: Splits | None = None) -> Walk:
     taken = {leaf for refusal in refused for leaf in refusal.leaves}
     weights = ties.merge(list(_settle_tables(found, tables, taken).values()))
     return _result(model, every, finder, weights, refused)
+
+
+def _is_lookup(node: ir.Node, finder: ConstantFinder) -> bool:
+    """Whether a step of a constant expression looks rows up, as opposed to taking one of several parts."""
+    indices = finder.constant(node, 1) if is_onnx(node, "Gather") else None
+    return indices is not None and len(indices.shape) > 0
 
 
 def _settle_tables(found: dict[Hashable, Found], tables: list[Found], refused: set[ir.Value]) -> dict[Hashable, Found]:
@@ -221,7 +227,18 @@ def _result(
                 helps.setdefault(leaf, number)
     open_ = [refusal for refusal in refused if not any(leaf in became for leaf in refusal.leaves)]
     reasons = {leaf: refusal.reason for refusal in reversed(open_) for leaf in refusal.leaves}
-    return Walk(tuple(layers), tuple(_skips(namer, open_)), became, helps, reasons, finder, tuple(weights))
+    skipped = (*_skips(namer, open_), *_noted(model, reasons))
+    return Walk(tuple(layers), skipped, became, helps, reasons, finder, tuple(weights))
+
+
+def _noted(model: ir.Model, reasons: dict[ir.Value, str]) -> Iterator[Skipped]:
+    """Tensors of which a converter says why no node reads them; the reasons are added to the others."""
+    for value in model.graph.initializers.values():
+        reason, tensor = clean(metadata(value, REASON_KEY)), value.const_value
+        if reason and tensor is not None and not value.uses():
+            reasons[value] = reason
+            name = value.name or ""
+            yield Skipped(clean(name), name, shape_of(tensor), element_type(tensor).name.lower(), "", reason)
 
 
 def _holds_values(leaf: ir.Value, constant: Constant) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 #: Columns of `analyze` in the order in which they earn their place, and their headings.
-_DETAILS = {
+DETAILS = {
     "layer_id": "id",
     "name": "name",
     "slice_id": "slice",
@@ -84,9 +84,34 @@ _SMOOTHING = {
     "parameters_after": "after",
     "reason": "reason",
 }
+_MODELS = {
+    "name": "model",
+    "accuracy": "accuracy",
+    "alpha_weighted": "alpha_weighted",
+    "log_norm": "log_norm",
+    "alpha": "alpha",
+    "log_alpha_norm": "log_alpha_norm",
+    "log_spectral_norm": "log_spectral_norm",
+    "layers": "layers",
+    "group": "group",
+    "stable_rank": "stable_rank",
+    "mp_softrank": "mp_softrank",
+}
+_CORRELATIONS = {
+    "name": "metric",
+    "group": "group",
+    "n": "n",
+    "kendall_tau": "tau",
+    "spearman_rho": "rho",
+    "slope": "slope",
+    "rmse": "RMSE",
+    "r2": "R2",
+    "kendall_p": "p (tau)",
+    "spearman_p": "p (rho)",
+}
 _SKIPPED = {"name": "name", "shape": "shape", "op_type": "read by", "reason": "reason"}
 #: Columns of words. Those that may wrap do so no narrower than this; numbers never wrap.
-_WORDS = {"name", "status", "ops", "outcome", "reason", "longname", "op_type", "layer_type", "dtype", "name_2"}
+_WORDS = {"name", "status", "ops", "outcome", "reason", "longname", "op_type", "layer_type", "dtype", "name_2", "group"}
 _LEAST = {"name": 14, "status": 26, "ops": 8, "outcome": 16, "reason": 16, "longname": 10, "op_type": 10, "name_2": 10}
 
 
@@ -95,8 +120,8 @@ def print_details(console: Console, details: pd.DataFrame) -> None:
     if details.empty:
         console.print("no layer was analysed", markup=False, highlight=False)
         return
-    frame = details.assign(status=[_verdict(row) for row in details.to_dict("records")])
-    _print(console, frame, _DETAILS, _style_of_verdict)
+    frame = details.assign(status=[verdict(row) for row in details.to_dict("records")])
+    _print(console, frame, DETAILS, lambda row: style_of_verdict(row["status"]))
 
 
 def print_summary(console: Console, summary: Mapping[str, float]) -> None:
@@ -104,7 +129,7 @@ def print_summary(console: Console, summary: Mapping[str, float]) -> None:
     means = {name: value for name, value in summary.items() if name != "folded"}
     if all(math.isnan(value) for value in means.values()):
         return
-    parts = [f"{name} {_number(value)}" for name, value in means.items()]
+    parts = [f"{name} {number(value)}" for name, value in means.items()]
     console.print("mean: " + ", ".join(parts), markup=False, highlight=False)
 
 
@@ -135,6 +160,16 @@ def print_inventory(console: Console, inventory: pd.DataFrame) -> None:
     console.print(share(inventory), markup=False, highlight=False)
 
 
+def print_models(console: Console, summaries: pd.DataFrame) -> None:
+    """One line per model: its means."""
+    _print(console, summaries.reset_index(names="name"), _MODELS)
+
+
+def print_correlations(console: Console, correlations: pd.DataFrame) -> None:
+    """One line per metric, and per group where there are groups."""
+    _print(console, correlations.reset_index().rename(columns={"metric": "name"}), _CORRELATIONS)
+
+
 def print_skipped(console: Console, skipped: pd.DataFrame) -> None:
     """What was left out and why; nothing where nothing was."""
     if len(skipped):
@@ -156,16 +191,18 @@ def share(inventory: pd.DataFrame) -> str:
     return f"{analyzed:,} of {total:,} parameters analysed{percent}; biases and other vectors count as parameters"
 
 
-def _verdict(row: dict[Any, Any]) -> str:
+def verdict(row: Mapping[Any, Any]) -> str:
+    """What is wrong with a row of the details; nothing where all is well."""
     if row["status"] == "failed":
         return f"failed: {row['reason']}"
     return ", ".join(filter(None, ["random-like" if row["status"] == "random-like" else "", row["warning"]]))
 
 
-def _style_of_verdict(row: dict[Any, Any]) -> str:
-    if row["status"].startswith("failed"):
+def style_of_verdict(words: str) -> str:
+    """The colour of a row, by its verdict."""
+    if words.startswith("failed"):
         return "red"
-    return "yellow" if "trained" in row["status"] or "random" in row["status"] else ""
+    return "yellow" if "trained" in words or "random" in words else ""
 
 
 def _outcome(row: dict[Any, Any]) -> str:
@@ -187,7 +224,7 @@ def _print(
 
     columns = {column: heading for column, heading in wanted.items() if column in frame.columns}
     columns = {column: heading for column, heading in columns.items() if column != "status" or frame["status"].any()}
-    cells = {column: [_cell(value) for value in frame[column]] for column in columns}
+    cells = {column: [cell(value) for value in frame[column]] for column in columns}
     shown = _fitting(cells, columns, console.width)
     table: Table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
     for column in shown:
@@ -225,15 +262,17 @@ def _least_width(column: str, heading: str, values: list[str]) -> int:
     return min(natural, _LEAST.get(column, natural))
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value of any column in words."""
     if isinstance(value, float):
-        return _number(value)
+        return number(value)
     if isinstance(value, list):
         return "x".join(map(str, value)) or "scalar"
     return "" if value is None or str(value) == "<NA>" else clean(value)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A number as people read it: three decimals, or powers of ten where they say more."""
     if math.isnan(value):
         return "-"
     if value.is_integer() and abs(value) < 1e6:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WeightError
+from .accelerator import device_eigenvalues, triangle_eigenvalues
+from .solver import ACCURATE, Solver, rounding
 
 Array = NDArray[np.float64]
 Load: TypeAlias = Callable[[], NDArray[Any]]
@@ -25,7 +27,10 @@ _TINY_WIDTH = 96
 _BLOCK_ROWS = 2048
 #: Squares beyond these leave no room for their sums and powers. Weights of float32 never come near.
 _HUGE, _TINY = 1e250, 1e-200
+#: float32 holds the sums of squares of weights whose largest lies between these.
+_TINY32, _HUGE32 = 1e-10, 1e14
 _EPS64 = float(np.finfo(np.float64).eps)
+_EPS32 = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,24 @@ class Spectrum:
     Attributes:
         eigenvalues: shape (matrices, M), each row ascending, none negative.
         ranks: shape (matrices,), the number of singular values above S.max * eps of the stored element type.
+        errors: shape (matrices,), a bound of what float32 arithmetic moved the eigenvalues by; None where they were
+            computed in float64. Where it can't tell the ranks, they count the eigenvalues above it.
     """
 
     eigenvalues: Array
     ranks: NDArray[np.intp]
+    errors: Array | None = None
+
+    @property
+    def error(self) -> float:
+        """A bound of the error of every eigenvalue."""
+        bounds = rounding(self.eigenvalues, _EPS64) if self.errors is None else self.errors
+        return float(bounds.max())
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the arithmetic could tell the ranks."""
+        return self.errors is None or bool((self.eigenvalues > self.errors[:, None]).all())
 
     @property
     def pooled(self) -> Array:
@@ -51,9 +70,14 @@ class Spectrum:
         rows = zip(self.eigenvalues, self.ranks, strict=True)
         return np.sort(np.concatenate([row[row.size - rank :] for row, rank in rows]))
 
+    def slice(self, index: int) -> Spectrum:
+        """The spectrum of one of the matrices."""
+        one = np.s_[index : index + 1]
+        return Spectrum(self.eigenvalues[one], self.ranks[one], None if self.errors is None else self.errors[one])
+
     def scaled(self, factor: float) -> Spectrum:
         """The spectrum of the matrices times sqrt(factor)."""
-        return Spectrum(self.eigenvalues * factor, self.ranks)
+        return Spectrum(self.eigenvalues * factor, self.ranks, None if self.errors is None else self.errors * factor)
 
 
 def spectrum(load: Load, eps: float) -> Spectrum:
@@ -79,7 +103,7 @@ def spectrum(load: Load, eps: float) -> Spectrum:
     return found
 
 
-def spectra(loads: Sequence[Load], eps: Sequence[float]) -> list[Spectrum | WeightError]:
+def spectra(loads: Sequence[Load], eps: Sequence[float], solver: Solver = ACCURATE) -> list[Spectrum | WeightError]:
     """The spectra of several weights, those of equal M in one call.
 
     numpy lets other threads run only during calls on many small matrices: layers of 384 x 384 one at a time would keep
@@ -87,19 +111,21 @@ def spectra(loads: Sequence[Load], eps: Sequence[float]) -> list[Spectrum | Weig
 
     Args:
         loads, eps: as for `spectrum`, one each.
+        solver: what computes the eigenvalues. In float32 layers whose squares leave its range are computed in float64
+            all the same.
 
     Returns:
         For each weight its spectrum, or why it has none.
     """
     found: list[Spectrum | WeightError] = []
-    grams: dict[int, list[tuple[int, Array]]] = {}
+    grams: dict[tuple[int, type], list[tuple[int, NDArray[Any]]]] = {}
 
-    def decompose(alike: list[tuple[int, Array]]) -> None:
-        for (index, _), values in zip(alike, _eigenvalues([gram for _, gram in alike]), strict=True):
+    def decompose(alike: list[tuple[int, NDArray[Any]]]) -> None:
+        for (index, gram), values in zip(alike, _eigenvalues([gram for _, gram in alike]), strict=True):
             try:
                 if isinstance(values, WeightError):
                     raise values
-                found[index] = _with_ranks(values, loads[index], eps[index])
+                found[index] = _with_ranks(values, loads[index], eps[index], gram.dtype)
             except WeightError as error:
                 found[index] = error
 
@@ -107,26 +133,28 @@ def spectra(loads: Sequence[Load], eps: Sequence[float]) -> list[Spectrum | Weig
         try:
             matrices = load()
             shape = matrices.shape
-            gram = _gram(matrices) if min(shape[1:]) < LARGE else None
+            dtype = _precision(matrices, solver)
+            gram = _gram(matrices, dtype) if min(shape[1:]) < LARGE and not solver.accelerated else None
             del matrices
             if gram is None:
-                found.append(_with_ranks(_large_eigenvalues(load, shape), load, eps[index]))
+                by = _accelerated if solver.accelerated else _one_by_one
+                found.append(_with_ranks(by(load, shape, dtype, solver.device), load, eps[index], dtype))
                 continue
             found.append(WeightError("not computed"))
             _check_finite(np.diagonal(gram, axis1=1, axis2=2), load)
         except WeightError as error:
             found[index:] = [error]
             continue
-        alike = grams.setdefault(gram.shape[1], [])
+        alike = grams.setdefault((gram.shape[1], dtype), [])
         alike.append((index, gram))
         if sum(len(each) for _, each in alike) * gram.shape[1] > _TOGETHER:
-            decompose(grams.pop(gram.shape[1]))  # while they are still in the processor's cache
+            decompose(grams.pop((gram.shape[1], dtype)))  # while they are still in the processor's cache
     for alike in grams.values():
         decompose(alike)
     return found
 
 
-def _eigenvalues(grams: Sequence[Array]) -> list[Array | WeightError]:
+def _eigenvalues(grams: Sequence[NDArray[Any]]) -> list[NDArray[Any] | WeightError]:
     """Eigenvalues of stacks of Gram matrices of equal width, ascending, in one call of numpy."""
     stack = grams[0] if len(grams) == 1 else np.concatenate(grams)
     try:
@@ -137,8 +165,10 @@ def _eigenvalues(grams: Sequence[Array]) -> list[Array | WeightError]:
     return list(np.split(values, np.cumsum([len(gram) for gram in grams])[:-1]))
 
 
-def _with_ranks(values: Array, load: Load, eps: float) -> Spectrum:
+def _with_ranks(values: NDArray[Any], load: Load, eps: float, dtype: np.dtype[Any] | type = np.float64) -> Spectrum:
     """Add the ranks: the number of singular values above S.max * eps, from the eigenvalues where they can tell.
+
+    What float32 can't resolve stays as it is, with the bound that says so.
 
     Rounding moves an eigenvalue of a Gram matrix by a few units of eps64 * lambda_max (1.4 at M = 64 and 5 at
     M = 4096, measured on matrices of known rank); the threshold for float32 weights is 64 of them. Otherwise the SVD
@@ -147,7 +177,10 @@ def _with_ranks(values: Array, load: Load, eps: float) -> Spectrum:
     Raises:
         WeightError: the SVD did not converge.
     """
-    values = np.maximum(values, 0.0)  # rounding leaves the zeros of a deficient matrix slightly negative
+    values = np.maximum(values, 0.0).astype(np.float64, copy=False)  # rounding leaves zeros slightly negative
+    if dtype == np.float32:
+        errors = rounding(values, _EPS32)
+        return Spectrum(values, np.count_nonzero(values > errors[:, None], axis=1), errors)
     largest = values[:, -1:]
     noise = (2.0 + 0.25 * np.sqrt(values.shape[1])) * _EPS64 * largest
     threshold = eps * eps * largest
@@ -167,60 +200,96 @@ def gram_matrices(load: Load) -> Array:
     Args:
         load: gives the matrices, shape (matrices, rows, columns).
     """
-    return _gram(load())
+    gram: Array = _gram(load(), np.float64)
+    return gram
 
 
-def _gram(matrices: NDArray[Any]) -> Array:
+def _gram(matrices: NDArray[Any], dtype: type[np.float32] | type[np.float64]) -> NDArray[Any]:
     count, rows, columns = matrices.shape
     tall = matrices if rows >= columns else matrices.swapaxes(1, 2)
     length, width = tall.shape[1:]
     with np.errstate(over="ignore", invalid="ignore"):  # infinite weights are reported, not warned of
         if width < _TINY_WIDTH and length <= _BLOCK_ROWS:
-            exact = tall.astype(np.float64, order="C")  # BLAS wants a kernel's positions, which lie interleaved, apart
-            gram: Array = np.matmul(exact.swapaxes(1, 2), exact)
+            exact = tall.astype(dtype, order="C")  # BLAS wants a kernel's positions, which lie interleaved, apart
+            gram: NDArray[Any] = np.matmul(exact.swapaxes(1, 2), exact)
             return gram
-        gram = np.zeros((count, width, width))
+        gram = np.zeros((count, width, width), dtype)
         for start in range(0, length, _BLOCK_ROWS):
-            exact = tall[:, start : start + _BLOCK_ROWS].astype(np.float64)
+            exact = tall[:, start : start + _BLOCK_ROWS].astype(dtype)
             for index, block in enumerate(exact):
                 gram[index] += np.dot(block.T, block)  # unlike matmul, dot lets other threads run
         return gram
 
 
-def _large_eigenvalues(load: Load, shape: tuple[int, ...]) -> Array:
+def _precision(matrices: NDArray[Any], solver: Solver) -> type[np.float32] | type[np.float64]:
+    """The precision that a solver takes these weights in: float32 only where it holds their squares."""
+    dtype = solver.dtype(min(matrices.shape[1:]))
+    if dtype is np.float32:
+        largest = max(float(matrices.max()), -float(matrices.min()))
+        return dtype if _TINY32 < largest < _HUGE32 else np.float64
+    return dtype
+
+
+def _one_by_one(load: Load, shape: tuple[int, ...], dtype: type[np.float32] | type[np.float64], device: str) -> Array:
     """Eigenvalues of the Gram matrices of large matrices, shape (matrices, M), one matrix at a time and in place.
 
-    BLAS's syrk fills one triangle only, LAPACK's syevd reads only that and works where it lies: neither the mirrored
-    half nor a second copy is made, which numpy would. Working memory is the float64 copy of a matrix and its Gram
-    matrix.
+    BLAS's syrk fills one triangle only (which PyTorch has not), LAPACK's syevd reads only that and works where it
+    lies: neither the mirrored half nor a second copy is made, which numpy would. Working memory is the copy of a matrix
+    and its Gram matrix.
     """
-    from scipy.linalg import blas, lapack
-
     count, rows, columns = shape
-    width = min(rows, columns)
-    values = np.empty((count, width))
+    values = np.empty((count, min(rows, columns)))
     for index in range(count):
-        gram = _triangle(load()[index], blas.dsyrk)
+        gram = _triangle(load()[index], dtype)
         _check_finite(np.diagonal(gram)[None], load)
-        work, integers, _ = lapack.dsyevd_lwork(width, compute_v=0, lower=1)
-        found, _, failure = lapack.dsyevd(
-            gram, compute_v=0, lower=1, lwork=int(work), liwork=int(integers), overwrite_a=1
-        )
-        if failure:
-            raise WeightError(f"the eigenvalues did not converge (LAPACK's syevd: {failure})")
-        values[index] = found
+        values[index] = _of_triangle(gram) if device == "cpu" else triangle_eigenvalues(gram)
     return values
 
 
-def _triangle(matrix: NDArray[Any], syrk: Any) -> Array:
-    """Lower triangle of one Gram matrix in Fortran's order, summed in float64 over blocks of rows of a tall matrix."""
+def _accelerated(load: Load, shape: tuple[int, ...], dtype: type[np.float32] | type[np.float64], device: str) -> Array:
+    """Eigenvalues of the Gram matrices, shape (matrices, M), by an accelerator: small ones in one call."""
+    count, rows, columns = shape
+    values = np.empty((count, min(rows, columns)))
+    together = count if min(rows, columns) < LARGE else 1
+    for start in range(0, count, together):
+        some: NDArray[Any] = load()[start : start + together].astype(dtype)
+        tall = some if rows >= columns else some.swapaxes(1, 2)
+        _check_finite(np.einsum("kij,kij->kj", tall, tall), load)
+        values[start : start + together] = device_eigenvalues(tall, device)
+    return values
+
+
+def _of_triangle(gram: NDArray[Any]) -> Array:
+    """Eigenvalues, ascending, of a symmetric matrix in Fortran's order whose lower triangle is filled; it is spent.
+
+    Raises:
+        WeightError: they did not converge.
+    """
+    from scipy.linalg import lapack
+
+    exact = gram.dtype == np.float64
+    solve = lapack.dsyevd if exact else lapack.ssyevd
+    space = lapack.dsyevd_lwork if exact else lapack.ssyevd_lwork
+    work, integers, _ = space(len(gram), compute_v=0, lower=1)
+    found, _, failure = solve(gram, compute_v=0, lower=1, lwork=int(work), liwork=int(integers), overwrite_a=1)
+    if failure:
+        raise WeightError(f"the eigenvalues did not converge (LAPACK's syevd: {failure})")
+    values: Array = found.astype(np.float64, copy=False)
+    return values
+
+
+def _triangle(matrix: NDArray[Any], dtype: type[np.float32] | type[np.float64]) -> NDArray[Any]:
+    """Lower triangle of one Gram matrix in Fortran's order, summed over blocks of rows of a tall matrix."""
+    from scipy.linalg import blas
+
+    syrk = blas.dsyrk if dtype is np.float64 else blas.ssyrk
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     length, width = tall.shape
     block = length if length <= 4 * width else _BLOCK_ROWS
     # Zeros that the system gives cost nothing before they are touched; scipy, left to make it, writes every one.
-    gram: Array = np.zeros((width, width), order="F")
+    gram: NDArray[Any] = np.zeros((width, width), dtype, order="F")
     for start in range(0, length, block):
-        exact = tall[start : start + block].astype(np.float64)  # in the order in which it lies: no transposing copy
+        exact = tall[start : start + block].astype(dtype)  # in the order in which it lies: no transposing copy
         if block == length:
             del matrix, tall
         factor, transposed = (exact.T, 0) if exact.flags.c_contiguous else (exact, 1)
@@ -230,7 +299,7 @@ def _triangle(matrix: NDArray[Any], syrk: Any) -> Array:
 
 def _check_finite(diagonal: Array, load: Load) -> None:
     """One look at the diagonals of the Gram matrices tells whether every weight was finite."""
-    if (diagonal < _HUGE).all():
+    if (diagonal < (_HUGE if diagonal.dtype == np.float64 else np.inf)).all():
         if diagonal.max() < _TINY and load().astype(bool).any():
             raise WeightError("the weights are so small that their squares are zero in float64; rescale the layer")
         return

@@ -15,6 +15,8 @@ from .tail import fittable
 _PROBES = np.linspace(0.0, 1.0, 16)
 #: A tail whose ends differ by less than this has no slope: what differs is rounding.
 _FLAT = 1e-10
+#: A scan has so many starts, whatever it costs.
+_FEWEST_STARTS = 100
 
 
 @dataclass(frozen=True)
@@ -185,15 +187,21 @@ _KEPT = 1024
 _probes = functools.lru_cache(maxsize=64)(_make_probes)
 
 
-def power_law_scan(esd: Array) -> Scan:
+def power_law_scan(esd: Array, ignore_largest: int = 0, differences: float = np.inf) -> Scan:
     """Alpha and D for every start of a tail, for plots of D or alpha against xmin. Flat tails are left out.
 
     Args:
         esd: eigenvalues, shape (n,), ascending.
+        ignore_largest: how many of the largest to leave out.
+        differences: about how many differences between fit and tail may be computed. All starts together need n^2 / 2;
+            where that is more, starts evenly spaced among them stand for all.
     """
-    x, reason = fittable(esd)
+    x, reason = fittable(esd, ignore_largest)
     if reason:
         return Scan(x[:0], x[:0], x[:0])
     logs, alphas = exponents(x)
     starts = np.flatnonzero(np.isfinite(alphas))
+    most = max(_FEWEST_STARTS, 2.0 * differences / x.size)
+    if starts.size > most:
+        starts = starts[np.linspace(0, starts.size - 1, int(most)).astype(np.intp)]
     return Scan(x[starts], alphas[starts], np.array([distance(logs, alphas, int(start))[0] for start in starts]))

@@ -63,7 +63,32 @@ class VectorMetrics:
 COLUMNS = tuple(field.name for field in fields(VectorMetrics))
 
 
-def vector_metrics(load: Callable[[], NDArray[Any]], factor: float, xmin: float) -> VectorMetrics:
+@dataclass(frozen=True)
+class Localization:
+    """How localised each eigenvector is.
+
+    Attributes:
+        eigenvalues: shape (n,), ascending within each matrix.
+        measures: shape (3, n), as `localization` gives them.
+    """
+
+    eigenvalues: Array
+    measures: Array
+
+    def metrics(self, xmin: float) -> VectorMetrics:
+        """Means and variances over the tail from xmin on and over the bulk; all NaN where xmin is."""
+        if not np.isfinite(xmin):
+            return VectorMetrics(*[np.nan] * len(COLUMNS))
+        tail = self.tail(xmin)
+        return VectorMetrics(*_moments(self.measures[:, tail]), *_moments(self.measures[:, ~tail]))
+
+    def tail(self, xmin: float) -> NDArray[np.bool_]:
+        """Which vectors belong to the tail, shape (n,)."""
+        found: NDArray[np.bool_] = self.eigenvalues >= xmin - _SLACK * self.eigenvalues.max()
+        return found
+
+
+def measure_vectors(load: Callable[[], NDArray[Any]], factor: float) -> Localization:
     """Localisation of the eigenvectors of each matrix's smaller Gram matrix; of W W^T (outputs) where it is square.
 
     The measures are those of Martin and Mahoney (arXiv:1810.01075). The vectors are of unit length and have M
@@ -75,16 +100,10 @@ def vector_metrics(load: Callable[[], NDArray[Any]], factor: float, xmin: float)
     Args:
         load: gives the matrices, shape (matrices, rows, columns), as in `esd.spectrum`.
         factor: the eigenvalues' scale, 1/2 for a pooled convolution under conv2d_norm; it leaves the vectors alone.
-        xmin: where the tail begins, in units of the scaled eigenvalues; NaN where there is no tail.
-
-    Returns:
-        Means and variances; all NaN where there is no tail.
 
     Raises:
         WeightError: NaN or infinite weights, or no convergence.
     """
-    if not np.isfinite(xmin):
-        return VectorMetrics(*[np.nan] * len(COLUMNS))
     # Turned, so that a square matrix gives W W^T; the others have but one smaller Gram matrix.
     gram = gram_matrices(lambda: load().swapaxes(1, 2))
     if not np.isfinite(gram).all():
@@ -98,10 +117,25 @@ def vector_metrics(load: Callable[[], NDArray[Any]], factor: float, xmin: float)
         spectra.append(eigenvalues * factor)
         measures.append(localization(vectors.T))
         del vectors
-    esd = np.concatenate(spectra)
-    tail = esd >= xmin - _SLACK * esd.max()
-    found = np.concatenate(measures, axis=1)
-    return VectorMetrics(*_moments(found[:, tail]), *_moments(found[:, ~tail]))
+    return Localization(np.concatenate(spectra), np.concatenate(measures, axis=1))
+
+
+def vector_metrics(load: Callable[[], NDArray[Any]], factor: float, xmin: float) -> VectorMetrics:
+    """Means and variances of `measure_vectors` over tail and bulk.
+
+    Args:
+        load, factor: as there.
+        xmin: where the tail begins, in units of the scaled eigenvalues; NaN where there is no tail.
+
+    Returns:
+        Means and variances; all NaN where there is no tail, and then no vector is computed.
+
+    Raises:
+        WeightError: NaN or infinite weights, or no convergence.
+    """
+    if not np.isfinite(xmin):
+        return VectorMetrics(*[np.nan] * len(COLUMNS))
+    return measure_vectors(load, factor).metrics(xmin)
 
 
 def localization(vectors: Array) -> Array:

@@ -97,12 +97,13 @@ def einsum(site: Site) -> Iterator[Operand]:
             reason = f"an Einsum of {len(terms)} factors or with an ellipsis in the weight's own term is not read"
             yield from site.refuse(index, LAYER_TYPE.DENSE, reason)
             continue
-        layout = _einsum_layout(term, terms[1 - index], result)
+        layout = einsum_layout(term, terms[1 - index], result)
         if layout is not None:
             yield from site.operand(index, LAYER_TYPE.DENSE, readings(Reading(layout)))
 
 
-def _einsum_layout(term: str, other: str, result: str) -> Layout | None:
+def einsum_layout(term: str, other: str, result: str) -> Layout | None:
+    """How the factor `term` of an Einsum reads as matrices; None where it is no map from indices to others."""
     if "." in term or max(Counter(term).values(), default=2) > 1:
         return None
     contracted = tuple(axis for axis, letter in enumerate(term) if letter in other and letter not in result)
