@@ -53,6 +53,9 @@ def fit_marchenko_pastur(esd: Array, N: int, M: int) -> MarchenkoPastur:
         esd: eigenvalues, shape (n,), ascending, their sum above zero.
         N, M: larger and smaller dimension of the matrices.
 
+    Returns:
+        The law; sigma_mp and mp_softrank have no unit, the edges are in the units of the ESD.
+
     Raises:
         WeightError: every eigenvalue is so far from all others that no density can be estimated.
     """
@@ -78,18 +81,31 @@ def fit_marchenko_pastur(esd: Array, N: int, M: int) -> MarchenkoPastur:
 
 
 def edges(sigma: float, Q: float) -> tuple[float, float]:
-    """Ends of the bulk, sigma^2 (1 -+ 1 / sqrt(Q))^2."""
+    """Ends of the bulk, sigma^2 (1 -+ 1 / sqrt(Q))^2 (Marchenko and Pastur, 1967).
+
+    Args:
+        sigma: standard deviation of the entries, the matrix being scaled by 1 / sqrt(N).
+        Q: N / M, one or more.
+
+    Returns:
+        The lower and the upper end, in units of sigma^2.
+    """
     root = 1.0 / np.sqrt(Q)
     return float((sigma * (1.0 - root)) ** 2), float((sigma * (1.0 + root)) ** 2)
 
 
 def marchenko_pastur_density(x: Array, sigma: NDArray[np.float64] | float, Q: float) -> Array:
-    """Density of the Marchenko-Pastur law; zero outside the bulk.
+    """Density of the Marchenko-Pastur law (1967; arXiv:1810.01075, sec. 3.1); zero outside the bulk [a, b] of `edges`.
+
+        rho(x) = Q sqrt((b - x) (x - a)) / (2 pi sigma^2 x)
 
     Args:
-        x: where, above zero or equal to it.
+        x: where, any shape, zero or more, in units of sigma^2.
         sigma: standard deviations of the entries; broadcasts against x.
-        Q: N / M.
+        Q: N / M, one or more.
+
+    Returns:
+        The density, of the shape of x and sigma broadcast together.
     """
     variance = np.square(sigma)
     root = 1.0 / np.sqrt(Q)

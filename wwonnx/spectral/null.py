@@ -76,6 +76,9 @@ def shuffle_test(esd: Array, shuffles: Sequence[Array]) -> ShuffleTest:
     Args:
         esd: eigenvalues of the layer, shape (n,), ascending.
         shuffles: three or more ESDs of the layer with its weights permuted, likewise.
+
+    Returns:
+        Distance and p-value; neither depends on the scale of the weights.
     """
     from scipy.stats import t
 
@@ -89,10 +92,15 @@ def shuffle_test(esd: Array, shuffles: Sequence[Array]) -> ShuffleTest:
 
 
 def jensen_shannon_distance(first: Array, second: Array) -> float:
-    """Jensen-Shannon distance of two sorted, normalised eigenvalue vectors, in nats^(1/2) (Lin, 1991).
+    """Jensen-Shannon distance of two sorted, normalised eigenvalue vectors (Lin, IEEE Trans. Inf. Theory 37, 1991).
+
+        sqrt((KL(p | m) + KL(q | m)) / 2),   m = (p + q) / 2,   KL(p | m) = sum p ln(p / m)
 
     Args:
         first, second: shape (n,), not negative, sums above zero.
+
+    Returns:
+        The distance in nats^(1/2), between 0 and sqrt(ln 2).
     """
     p, q = first / first.sum(), second / second.sum()
     middle = (p + q) / 2.0
