@@ -187,7 +187,8 @@ def _bulk(grid: Array, density: Array, Q: float, largest: float, singular: bool)
         sigmas = np.asarray(sigma, dtype=np.float64).reshape(-1, 1)
         if singular:
             law = 2.0 * grid * marchenko_pastur_density(grid**2, sigmas, Q)
-            return np.square(law - density).sum(axis=1)
+            apart: Array = np.square(law - density).sum(axis=1)
+            return apart
         root = 1.0 / np.sqrt(Q)
         lower, upper = (sigmas * (1.0 - root)) ** 2, (sigmas * (1.0 + root)) ** 2
         squares = np.square(marchenko_pastur_density(grid, sigmas, Q) - density).sum(axis=1)
