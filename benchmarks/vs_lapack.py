@@ -14,12 +14,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 import wwonnx
+from wwonnx.errors import WeightError
 from wwonnx.execute import local
 from wwonnx.graph.source import open_model
 from wwonnx.graph.walk import walk
@@ -88,11 +90,12 @@ def until_spectra(model: onnx.ModelProto) -> float:
     start = time.perf_counter()
     layers = walk(open_model(model).model).layers
     opened = time.perf_counter() - start
-    local.run(
-        layers,
-        lambda some: spectra([layer.matrices for layer in some], [layer.eps for layer in some]),
-        lambda _, found: found,
+    steps = local.Steps(
+        job=lambda some: partial(spectra, [layer.matrices for layer in some], [layer.eps for layer in some]),
+        complete=lambda _, found: found,
+        refuse=lambda _, reason: WeightError(reason),
     )
+    local.run(layers, steps)
     return opened
 
 

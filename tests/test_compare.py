@@ -82,6 +82,19 @@ def test_the_correlations_are_those_of_scipy_and_scikit_learn() -> None:
     assert len(result.notes) == 1
 
 
+@pytest.mark.parametrize("n", range(2, 9))
+def test_the_p_value_of_few_orders_counts_them(n: int) -> None:
+    x = np.arange(n, dtype=float)
+    assert correlate(x, x).spearman_p == pytest.approx(2 / math.factorial(n))
+    draw = np.random.default_rng(n).permutation(n).astype(float)
+    exact = scipy.stats.permutation_test(
+        (x,), lambda ranks: np.corrcoef(ranks, draw)[0, 1], permutation_type="pairings", n_resamples=math.factorial(n)
+    )
+    found = correlate(x, draw)
+    assert found.spearman_rho == pytest.approx(scipy.stats.spearmanr(x, draw).statistic if n > 2 else found.kendall_tau)
+    assert found.spearman_p == pytest.approx(exact.pvalue)
+
+
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0, 100)), max_size=12))
 def test_correlations_of_anything_are_in_their_ranges_or_nan(points: list[tuple[float, float]]) -> None:
     x, y = np.array(points, float).reshape(-1, 2).T

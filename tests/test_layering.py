@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Parts of the package from the bottom up: a part imports its own row and those above it in this list, none below.
 LAYERS = (
-    {"errors", "files", "layer", "options", "version", "filters", "matching"},
+    {"errors", "files", "layer", "options", "version", "filters", "maps", "matching"},
     {"graph", "spectral", "converters"},
     {"analysis", "columns", "derive", "tails"},
     {"execute", "report"},

@@ -32,7 +32,6 @@ from .tails import tail_row
 
 Row: TypeAlias = dict[str, Any]
 Load: TypeAlias = Callable[[], NDArray[Any]]
-Prepared: TypeAlias = "Spectrum | WeightError | list[Row]"
 
 #: Options that cost more than Python's overhead: their work is done where the spectrum is computed.
 _HEAVY = ("randomize", "vectors", "subsample", "ci", "gof", "alternatives")
@@ -46,6 +45,19 @@ SIGNIFICANCE = 0.025
 #: Where a row carries what pictures need, if the options say so. No column of the details.
 KEPT = "_kept"
 _UNKNOWN: Row = {"status": "failed", "warning": "", "has_esd": False}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was computed of a layer.
+
+    Attributes:
+        spectrum: its eigenvalues before any scaling, or why it has none.
+        rows: its rows, where more than the spectrum went into them; None where they follow from it.
+    """
+
+    spectrum: Spectrum | WeightError
+    rows: list[Row] | None = None
 
 
 @dataclass(frozen=True)
@@ -169,27 +181,49 @@ def analyze_layers(layers: Sequence[WeightLayer], options: Options) -> list[list
     return [complete(layer, found, options) for layer, found in zip(layers, prepare(layers, options), strict=True)]
 
 
-def prepare(layers: Sequence[WeightLayer], options: Options) -> list[Prepared]:
+def prepare(
+    layers: Sequence[WeightLayer], options: Options, known: Sequence[Spectrum | None] | None = None
+) -> list[Finding]:
     """The part of an analysis that is worth a thread of its own.
+
+    Args:
+        layers: of which.
+        options: what to compute.
+        known: spectra that were computed before, None where one was not.
 
     Returns:
         For each layer its spectrum, or why it has none; where the options ask for more than the spectrum can tell
-        (other decompositions, resampling), its rows.
+        (other decompositions, resampling), its rows too.
     """
     try:
-        found = _spectra(layers, options)
+        found = _all_spectra(layers, options, known) if known and any(known) else _spectra(layers, options)
     except MemoryError:
         if len(layers) > 1:
-            return [each for layer in layers for each in prepare([layer], options)]
-        return [WeightError(f"not enough memory for a layer of shape {list(layers[0].shape)}")]
-    if any(getattr(options, name) for name in _HEAVY) or options.fit != "PL":
-        return [_rows(layer, each, options) for layer, each in zip(layers, found, strict=True)]
-    return list(found)
+            each = known or [None] * len(layers)
+            return [one for layer, own in zip(layers, each, strict=True) for one in prepare([layer], options, [own])]
+        return [Finding(WeightError(f"not enough memory for a layer of shape {list(layers[0].shape)}"))]
+    heavy = any(getattr(options, name) for name in _HEAVY) or options.fit != "PL"
+    return [
+        Finding(each, _rows(layer, each, options) if heavy else None) for layer, each in zip(layers, found, strict=True)
+    ]
 
 
-def complete(layer: WeightLayer, prepared: Prepared, options: Options) -> list[Row]:
+def _all_spectra(
+    layers: Sequence[WeightLayer], options: Options, known: Sequence[Spectrum | None]
+) -> list[Spectrum | WeightError]:
+    """The spectra that are known, and those that are not."""
+    missing = iter(_spectra([layer for layer, own in zip(layers, known, strict=True) if own is None], options))
+    return [next(missing) if own is None else own for own in known]
+
+
+def complete(layer: WeightLayer, finding: Finding, options: Options) -> list[Row]:
     """The rows of a layer from what `prepare` found."""
-    return prepared if isinstance(prepared, list) else _rows(layer, prepared, options)
+    return _rows(layer, finding.spectrum, options) if finding.rows is None else finding.rows
+
+
+def refused(layer: WeightLayer, reason: str, options: Options) -> list[Row]:
+    """The rows of a layer that is not computed, for this reason."""
+    return [failed_row(describe_layer(layer, options), reason, options)]
 
 
 def _rows(layer: WeightLayer, found: Spectrum | WeightError, options: Options) -> list[Row]:

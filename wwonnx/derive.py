@@ -80,10 +80,10 @@ def intra(layers: Sequence[WeightLayer], sparsify: bool = False, alignment: str 
             continue
         left, right = pair
         read = partial(_overlap, left, right, (seed, second.layer_id) if sparsify else None)
+        drawn = f" {seed} {second.layer_id}" if sparsify else ""
         longname = f"{first.longname} X {second.longname}"
-        made.append(
-            replace(_made(second, (first, second)), shape=(left.rows, right.columns), read=read, longname=longname)
-        )
+        whole = _made(second, (first, second), f"intra {alignment}{drawn}")
+        made.append(replace(whole, shape=(left.rows, right.columns), read=read, longname=longname))
     return Derived(tuple(made), tuple(left_out))
 
 
@@ -107,7 +107,7 @@ def stacked(layers: Sequence[WeightLayer]) -> Derived:
     shapes = [layer.matrix_shape for layer in layers]
     height, width = sum(rows for _, rows, _ in shapes), max(count * columns for count, _, columns in shapes)
     whole = replace(
-        _made(layers[0], layers),
+        _made(layers[0], layers, "stacked"),
         layer_id=0,
         name="stacked",
         longname="",
@@ -132,7 +132,7 @@ def delta(layers: Sequence[WeightLayer], base: Sequence[WeightLayer]) -> Derived
     matching = match(layers, base)
     made = tuple(
         replace(
-            _made(layer, (layer, other)),
+            _made(layer, (layer, other), "difference"),
             longname=f"{layer.longname} - {other.longname}",
             shape=layer.shape,
             layout=layer.layout,
@@ -194,7 +194,7 @@ def peft(
             reasons[update.layer_id] = _without(module, update)
     for factor, down, up in pairs:
         update = replace(
-            _made(down, (down, up)),
+            _made(down, (down, up), "low rank"),
             name=factor.named("BA"),
             longname=f"{up.longname} X {down.longname}",
             shape=(down.rf, up.matrix_shape[1], down.matrix_shape[2]),
@@ -245,15 +245,15 @@ def _without(module: str, update: WeightLayer) -> str:
 def _summed(base: WeightLayer, update: WeightLayer, scale: float, parts: Sequence[WeightLayer]) -> WeightLayer:
     """The layer W + scale * update."""
     return replace(
-        _made(base, parts),
+        _made(base, parts, f"updated {scale}"),
         longname=f"{base.longname} + {update.longname}",
         layout=base.layout,
         read=partial(_updated, base, update, scale),
     )
 
 
-def _made(model: WeightLayer, parts: Sequence[WeightLayer]) -> WeightLayer:
-    """A layer like `model`, with what follows from the parts that it is made of."""
+def _made(model: WeightLayer, parts: Sequence[WeightLayer], recipe: str) -> WeightLayer:
+    """A layer like `model`, with what follows from the parts that it is made of, and the recipe."""
     return replace(
         model,
         layout=MATRIX,
@@ -261,6 +261,8 @@ def _made(model: WeightLayer, parts: Sequence[WeightLayer]) -> WeightLayer:
         folded=any(part.folded for part in parts),
         depthwise=False,
         read_bias=None,
+        parts=tuple(parts),
+        recipe=recipe,
     )
 
 

@@ -23,5 +23,13 @@ class OptionError(WwonnxError, ValueError):
     """An option has a value that can't be, or contradicts another."""
 
 
+class StoreError(WwonnxError):
+    """A store of results can't be opened, read or written."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during an analysis whose results so far are kept; the message says how many and where."""
+
+
 class WeightError(WwonnxError):
     """One weight can't be analysed. It costs that layer alone: its row carries the message as `reason`."""

@@ -106,6 +106,8 @@ class WeightLayer:
         depthwise: whether each channel has a kernel of its own: then the matrices are single columns.
         read: gives the values, dequantised, of that shape.
         read_bias: gives the bias that goes with the weight, shape (outputs,); None where it has none.
+        parts: the layers that it is made of, where it is no weight of its own.
+        recipe: how it is made of them.
     """
 
     layer_id: int
@@ -120,6 +122,8 @@ class WeightLayer:
     depthwise: bool
     read: Callable[[], NDArray[Any]] = field(repr=False, compare=False)
     read_bias: Callable[[], NDArray[Any]] | None = field(default=None, repr=False, compare=False)
+    parts: tuple[WeightLayer, ...] = field(default=(), repr=False)
+    recipe: str = ""
 
     @property
     def layer_type(self) -> LAYER_TYPE:

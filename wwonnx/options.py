@@ -190,10 +190,26 @@ class Options:
         return 20 if M < 512 else 10 if M < 2048 else 5
 
     @property
+    def is_random(self) -> bool:
+        """Whether numbers depend on the seed and the layer's id."""
+        return self.randomize or self.ci or self.gof
+
+    @property
     def ignore_largest(self) -> int:
         """How many of the largest eigenvalues the fit leaves out."""
         return abs(self.xmax or 0)
 
+
+#: Options that choose layers or take weights apart: nothing that is computed of a layer depends on them.
+SELECTING = frozenset({"keep", "min_evals", "max_evals", "split_gates", "split_qkv", "groups"})
+#: Options of what is made of a spectrum. All that stand in neither list change the spectrum itself.
+FROM_SPECTRUM = frozenset(
+    {
+        *("pool", "conv2d_norm", "glorot_fix", "detX", "mp_fit", "randomize", "rand_replicas", "vectors", "deltas"),
+        *("fit", "estimator", "xmin_pos", "subsample", "fix_fingers", "max_fingers", "finger_thresh", "ci", "gof"),
+        *("alternatives", "xmax", "inverse", "tolerance", "seed"),
+    }
+)
 
 #: What can't be had together: each name, and those that it excludes.
 _CONTRADICTIONS = {

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import analysis, columns, filters
+from . import analysis, columns, execute, filters
 from .errors import OptionError, WwonnxError
-from .execute import local
+from .execute.memory import MemoryOption
 from .execute.progress import ProgressOption, reporter
 from .options import MIN_EVALS, TOLERANCE, Options, flag, nearest
 from .spectral.esd import spectrum
@@ -130,6 +130,10 @@ class WeightWatcher:
         device: str = "cpu",
         svd_method: str = "accurate",
         progress: ProgressOption = False,
+        jobs: int | None = None,
+        memory: MemoryOption = None,
+        executor: Any = None,
+        store: str | os.PathLike[str] | None = None,
     ) -> pd.DataFrame:
         """Compute the metrics of each layer.
 
@@ -189,7 +193,16 @@ class WeightWatcher:
                 accelerator. All but "cpu" need the extra [torch].
             svd_method: "accurate", in float64; "fast", layers of M = 256 and more in float32, those whose tail that
                 would touch in float64 again. Adds esd_error, a bound of the error of every eigenvalue.
-            progress: True for a bar on stderr, or a function that takes each execute.local.Progress.
+            progress: True for a bar on stderr, or a function that takes each execute.progress.Progress.
+            jobs: at most so many layers at once; None for as many as there are cores. It changes no bit of any number.
+            memory: what this process may hold in all, model and imports included, in bytes or as "8GB" (10^9 bytes) or
+                "8GiB" (2^30). A layer that needs more has status `failed` and says so. None for 60 % of what is free
+                for layers side by side, and all of it for one.
+            executor: where the work is done: a concurrent.futures.Executor, a dask.distributed.Client, or
+                "dask://host:port". Workers open the model themselves where they find it at its path, else they are
+                sent the layer's values. None for this process.
+            store: a file in which each layer's results are kept as soon as they are there. What it holds already, by
+                the weights' content, the options that matter and wwonnx's version, is not computed again.
 
         Returns:
             One row per layer (or slice), in graph order; a layer that could not be analysed has status `failed` and a
@@ -202,7 +215,8 @@ class WeightWatcher:
         given = locals()
         options = {name: given[name] for name in _OPTIONS}
         see = self._drawing(Options.make(**options), savefig) if flag("plot", plot) else None
-        return self._analyze(see, model, layers, base_model, progress, options)
+        resources = execute.Resources.make(jobs, memory, executor, store)
+        return self._analyze(see, model, layers, base_model, progress, options, resources)
 
     def analyze_each(
         self,
@@ -230,10 +244,11 @@ class WeightWatcher:
             OptionError: an option that can't be.
             ModelError: the model can't be opened.
         """
+        resources = execute.Resources.make(*(options.pop(name, None) for name in execute.RESOURCES))
         for name in options:
             if name not in _OPTIONS:
                 raise OptionError(f"{name}: there is no such option; {nearest(name, list(_OPTIONS))}")
-        return self._analyze(see, model, layers, base_model, progress, options)
+        return self._analyze(see, model, layers, base_model, progress, options, resources)
 
     def _analyze(
         self,
@@ -243,34 +258,35 @@ class WeightWatcher:
         base_model: ModelLike | None,
         progress: ProgressOption,
         given: dict[str, Any],
+        resources: execute.Resources,
     ) -> pd.DataFrame:
         from .report.frames import Details
 
         options = Options.make(base=base_model is not None, keep=see is not None, **given)
         analysis.check_device(options)
-        chosen = self._select(model, layers, options, base_model)
+        chosen = self._select(model, layers, options, base_model, portable=resources.executor is not None)
         self._analyzed = options, chosen
         self.logger.info("analysing %d layers of %s", len(chosen), self._opened().label)
 
-        def complete(layer: WeightLayer, prepared: analysis.Prepared) -> list[analysis.Row]:
-            rows = analysis.complete(layer, prepared, options)
-            if see is not None:
-                for row in rows:
+        def looked_at(rows: list[analysis.Row]) -> None:
+            for row in rows:
+                if see is not None:
                     see(row)
-                    row.pop(analysis.KEPT, None)
-            return rows
+                row.pop(analysis.KEPT, None)
 
         with reporter(progress) as report:
-            found = local.run(chosen, lambda layers: analysis.prepare(layers, options), complete, report)
-        flat = [row for rows in found for row in rows]
+            outcome = execute.run(chosen, options, resources, self._opened().label, report, looked_at)
+        rows = outcome.rows
+        flat = [row for some in rows for row in some]
         details: pd.DataFrame = Details(
             {column: [row.get(column, np.nan) for row in flat] for column in columns.columns(options)}
         )
         self._details = details
         folding = analysis.folding_note(sum(layer.folded for layer in chosen), len(chosen))
-        self._note = " ".join(filter(None, (self._opened().note, folding)))
-        if self._note:
-            self.logger.warning(self._note)
+        own = " ".join(filter(None, (self._opened().note, folding)))
+        self._note = " ".join(filter(None, (own, *outcome.notes)))
+        if own:
+            self.logger.warning(own)
         return details
 
     def plot(
@@ -670,8 +686,23 @@ class WeightWatcher:
         self._open(model)
         return filters.one(self._walked(self._options).layers, layer)
 
+    def _layers(self, options: Options, portable: bool) -> tuple[WeightLayer, ...]:
+        """The model's layers; where asked, such that they can be sent to other processes."""
+        layers = self._walked(options).layers
+        if not portable:
+            return layers
+        from .execute import carry
+
+        assert self._walk is not None
+        return carry.portable(layers, self._opened(), self._walk[0])
+
     def _select(
-        self, model: ModelLike | None, wanted: LayerFilter, options: Options, base_model: ModelLike | None = None
+        self,
+        model: ModelLike | None,
+        wanted: LayerFilter,
+        options: Options,
+        base_model: ModelLike | None = None,
+        portable: bool = False,
     ) -> list[WeightLayer]:
         """The layers to analyse, derived ones where asked for; those left out are noted with the reason."""
         from . import derive
@@ -684,15 +715,15 @@ class WeightWatcher:
             left_out.extend((*derived.left_out, *derived.base_left_out))
             return derived.layers
 
-        layers = walk.layers
+        layers = self._layers(options, portable)
         if options.peft:
             with_base = options.peft == "with_base"
             find = self._opened().base
             belongs = find(base_model) if with_base and find is not None else base_model
-            base = WeightWatcher(belongs)._walked(options).layers if belongs is not None else ()
+            base = WeightWatcher(belongs)._layers(options, portable) if belongs is not None else ()
             layers = take(derive.peft(layers, with_base, base=base))
         elif base_model is not None:
-            layers = take(derive.delta(layers, WeightWatcher(base_model)._walked(options).layers))
+            layers = take(derive.delta(layers, WeightWatcher(base_model)._layers(options, portable)))
         chosen: Sequence[WeightLayer] = filters.select(layers, wanted)
         if options.intra or options.stacked:
             plain = replace(options, intra=False, stacked=False)

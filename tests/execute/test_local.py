@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,9 @@ from threadpoolctl import threadpool_info
 
 from wwonnx import LAYER_TYPE
 from wwonnx.execute import local
-from wwonnx.execute.progress import Progress, reporter
+from wwonnx.execute.memory import Budget
+from wwonnx.execute.progress import Progress, Tracker, reporter
+from wwonnx.execute.tasks import ALONE, Task
 from wwonnx.layer import MATRIX, Use, WeightLayer
 
 
@@ -33,11 +37,15 @@ def layer(number: int, rows: int, columns: int) -> WeightLayer:
     )
 
 
-def run(
-    layers: list[WeightLayer], work: Callable[[WeightLayer], Any], progress: Callable[[Progress], None] | None = None
-) -> list[Any]:
+def run(layers: list[WeightLayer], work: Callable[[WeightLayer], Any], **given: Any) -> list[Any]:
     """One layer at a time."""
-    return local.run(layers, lambda some: [work(one) for one in some], lambda _, found: found, progress)
+    return local.run(layers, steps(lambda some: [work(one) for one in some]), **given)
+
+
+def steps(
+    work: Callable[[Any], list[Any]], complete: Callable[[WeightLayer, Any], Any] = lambda _, found: found, **more: Any
+) -> local.Steps[Any, Any]:
+    return local.Steps(lambda some: partial(work, some), complete, more.pop("refuse", lambda _, reason: reason), **more)
 
 
 def test_results_come_back_in_the_order_of_the_layers() -> None:
@@ -53,51 +61,119 @@ def test_large_layers_come_first_and_alone() -> None:
     def work(one: WeightLayer) -> int:
         with lock:
             running[0] += 1
-            together[0] = max(together[0], running[0] if one.M >= 2048 else 0)
+            together[0] = max(together[0], running[0] if one.M >= ALONE else 0)
             order.append(one.layer_id)
         time.sleep(0.01)
         with lock:
             running[0] -= 1
         return one.layer_id
 
-    layers = [layer(1, 64, 64), layer(2, 2048, 2048), layer(3, 100, 64), layer(4, 4096, 4096)]
+    layers = [layer(1, 64, 64), layer(2, 4096, 4096), layer(3, 100, 64), layer(4, 4096, 5000)]
     run(layers, work)
     assert order[:2] == [4, 2]
     assert together[0] == 1
 
 
 def test_small_layers_have_one_blas_thread_and_the_setting_is_given_back() -> None:
+    import scipy.linalg.cython_blas  # noqa: F401  # layers of this size bring it in
+
     before = [pool["num_threads"] for pool in threadpool_info()]
 
     def threads(_: WeightLayer) -> list[int]:
         return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 
-    small, large = run([layer(1, 64, 64), layer(2, 2048, 2048)], threads)
+    small, medium, large = run([layer(1, 64, 64), layer(2, 4095, 4095), layer(3, 4096, 4096)], threads)
     assert set(small) == {1}
+    assert set(medium) == {1}
     assert max(large) == max(before)
     assert [pool["num_threads"] for pool in threadpool_info()] == before
 
 
-def test_layers_side_by_side_stay_within_the_memory_of_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_SHARED_BYTES", 0)
-    monkeypatch.setattr(local, "_cores", lambda: 8)
-    held, peak = [0], [0]
+@pytest.mark.parametrize("share", [1.0, 2.5])
+def test_layers_side_by_side_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    monkeypatch.setattr(local, "cores", lambda: 8)
+    layers = [layer(number, 50 + 7 * number, 50 + number) for number in range(30)]
+    memory = {one.layer_id: Task(0, one).memory for one in layers}
+    budget = Budget(share * max(memory.values()), share * max(memory.values()))
+    monkeypatch.setattr(local.memory, "budget", lambda _: budget)
+    held, peak, most = [0], [0], [0, 0]
     lock = threading.Lock()
-
-    def memory(one: WeightLayer) -> int:
-        return local._Task(0, one).memory
 
     def work(one: WeightLayer) -> None:
         with lock:
-            held[0] += memory(one)
-            peak[0] = max(peak[0], held[0])
+            held[0] += memory[one.layer_id]
+            most[0] += 1
+            peak[0], most[1] = max(peak[0], held[0]), max(most)
         time.sleep(0.005)
         with lock:
-            held[0] -= memory(one)
+            held[0] -= memory[one.layer_id]
+            most[0] -= 1
 
-    layers = [layer(number, 50 + 7 * number, 50) for number in range(30)]
-    run(layers, work)
-    assert peak[0] <= max(map(memory, layers))
+    run(layers, work, memory_limit=1)
+    assert peak[0] <= budget.together
+    assert most[1] >= 2
+
+
+def test_a_smaller_layer_goes_first_where_the_next_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "cores", lambda: 2)
+    layers = [layer(1, 1000, 1000), layer(2, 999, 999), layer(3, 600, 600)]
+    budget = Budget(Task(0, layers[0]).memory * 1.5, math.inf)
+    monkeypatch.setattr(local.memory, "budget", lambda _: budget)
+    order = []
+    run(layers, lambda one: (order.append(one.layer_id), time.sleep(0.02)), memory_limit=1)
+    assert order == [1, 3, 2]
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_no_more_layers_at_once_than_jobs(monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
+    monkeypatch.setattr(local, "cores", lambda: 4)
+    running, most = [0], [0]
+    lock = threading.Lock()
+
+    def work(_: WeightLayer) -> None:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.01)
+        with lock:
+            running[0] -= 1
+
+    run([layer(number, 600, 600) for number in range(12)], work, jobs=jobs)
+    assert most[0] == jobs
+
+
+def test_a_layer_beyond_the_budget_is_refused_and_the_others_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [layer(1, 64, 64), layer(2, 9000, 9000)]
+    monkeypatch.setattr(local.memory, "held", lambda: 500_000_000)
+    seen: list[Progress] = []
+    small, large = run(layers, lambda _: "computed", memory_limit=1_000_000_000, tracker=Tracker(seen.append, layers))
+    assert small == "computed"
+    assert large == (
+        "needs about 1.3 GB of memory to be computed, and memory=1 GB leaves 399 MB beside what the process holds "
+        "already; raise memory"
+    )
+    assert seen[-1].layers == 2
+
+
+def test_layers_that_are_not_admitted_have_no_result() -> None:
+    layers = [layer(number, 64, 64) for number in range(6)]
+    found = local.run(layers, steps(lambda some: [1] * len(some), admit=lambda one: one.layer_id % 2 == 0))
+    assert found == [1, None, 1, None, 1, None]
+
+
+def test_an_interruption_does_not_wait_for_what_is_running() -> None:
+    release = threading.Event()
+
+    def work(one: WeightLayer) -> None:
+        if one.layer_id:
+            release.wait(20)
+        raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run([layer(0, 700, 700), layer(1, 700, 700)], work)
+    assert time.monotonic() - start < 10
+    release.set()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -117,9 +193,13 @@ def test_an_interruption_ends_the_run(error: type[BaseException]) -> None:
 
 def test_progress_counts_layers_and_work() -> None:
     seen: list[Progress] = []
-    run([layer(1, 64, 64), layer(2, 128, 64)], lambda one: None, seen.append)
+    layers = [layer(1, 64, 64), layer(2, 128, 64)]
+    run(layers, lambda one: None, tracker=Tracker(seen.append, layers))
     assert [(p.layers, p.all_layers) for p in seen] == [(1, 2), (2, 2)]
     assert seen[-1].work == pytest.approx(seen[-1].all_work)
+    assert [(p.bytes, p.all_bytes) for p in seen] == [(4 * 128 * 64, 4 * 192 * 64), (4 * 192 * 64, 4 * 192 * 64)]
+    assert seen[0].seconds_left > 0.0
+    assert seen[-1].seconds_left == 0.0
 
 
 @pytest.mark.parametrize("option", [False, True, lambda progress: None])
@@ -140,12 +220,12 @@ def test_small_layers_of_equal_M_are_computed_together() -> None:
         return [one.layer_id for one in some]
 
     layers = [layer(number, 40 + number, 16 if number % 2 else 32) for number in range(100)]
-    assert local.run(layers, work, lambda one, found: (one.layer_id, found)) == [(n, n) for n in range(100)]
+    assert local.run(layers, steps(work, lambda one, found: (one.layer_id, found))) == [(n, n) for n in range(100)]
     assert max(batches) > 10
 
 
 def test_results_are_completed_in_the_callers_thread() -> None:
     here = threading.get_ident()
     layers = [layer(number, 64, 64) for number in range(20)]
-    seen = local.run(layers, lambda some: [None] * len(some), lambda *_: threading.get_ident())
+    seen = local.run(layers, steps(lambda some: [None] * len(some), lambda *_: threading.get_ident()))
     assert set(seen) == {here}

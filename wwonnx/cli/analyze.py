@@ -21,6 +21,7 @@ from .output import Result
 @shared.models
 @shared.selection
 @shared.metrics
+@shared.resources
 @shared.output
 @click.option("--plot", is_flag=True, help="Draw each layer into the folder of --savefig, as WeightWatcher does.")
 @click.option(

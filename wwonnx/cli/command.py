@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError, WwonnxError
+from ..errors import Interrupted, OptionError, StoreError, WwonnxError
 from ..watcher import WeightWatcher
-from .main import complain
+from .main import INTERRUPTED, complain
 from .output import Result, chosen_format, write
 
 
@@ -27,8 +27,11 @@ def over_models(
     for model in models:
         try:
             results.append(examine(model, WeightWatcher(model)))
-        except OptionError:
+        except (OptionError, StoreError):
             raise
+        except Interrupted as error:
+            # click would turn it into an abortion without a word.
+            return complain(str(error), code=INTERRUPTED)
         except WwonnxError as error:
             complain(str(error))
             failed = True

@@ -22,9 +22,16 @@ _COMMANDS = {
     "report": "One HTML file: verdict, correlation flow, every layer's spectrum.",
     "check": "Is a model within its limits, and still what it was? For CI.",
     "explain": "What the code of a finding means, and what to do.",
+    "store": "What a file of results holds.",
     "smooth": "Cut weights down to their signal, in a new model.",
     "convert": "Bring a checkpoint, a model folder or an adapter to ONNX.",
 }
+
+
+#: TensorFlow, where a source needs it, tells of itself on stderr unless its environment says otherwise.
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
+#: Exit code after Ctrl-C: 128 and SIGINT's number, as shells have it.
+INTERRUPTED = 130
 
 
 class _Lazy(click.Group):
@@ -52,13 +59,21 @@ def cli() -> None:
     A MODEL is an ONNX file, a PyTorch, Keras or TensorFlow checkpoint, a .safetensors file, or the folder of a Hugging
     Face model or a LoRA adapter.
 
-    Exit codes: 0 done, 1 findings of check, 2 could not.
+    Exit codes: 0 done, 1 findings of check, 2 could not, 130 interrupted by Ctrl-C.
     """
 
 
 def run(arguments: list[str] | None = None) -> None:
     """Entry point: every error is one line on stderr and exit code 2."""
-    sys.exit(main(arguments))
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    code = main(arguments)
+    if code == INTERRUPTED:
+        # A thread that is inside LAPACK can't be stopped, and Python would wait for it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     except WwonnxError as error:
         return complain(str(error))
     except (KeyboardInterrupt, click.Abort):
-        return complain("interrupted", code=130)
+        return complain("interrupted", code=INTERRUPTED)
     except BrokenPipeError:
         # The reader of a pipe left. Nothing more can be written, not even what Python flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

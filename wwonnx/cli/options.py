@@ -141,6 +141,15 @@ def shows_progress(progress: bool | None) -> bool:
     return sys.stderr.isatty() if progress is None else progress
 
 
+#: What an analysis may use.
+resources = _apply(
+    click.option("--jobs", type=int, default=None, help="So many layers at once.  [default: as many as cores]"),
+    click.option("--memory", metavar="SIZE", help="What the process may hold, 8GB or 500MiB.  [default: 60 % of free]"),
+    click.option("--dask", "executor", metavar="ADDRESS", help="Compute on the Dask workers of host:port."),
+    click.option("--store", metavar="FILE", help="Keep each layer's results there, and compute none twice."),
+)
+
+
 def layer_filter(texts: tuple[str, ...]) -> list[int | str] | None:
     """The filter that --layers stands for: whole numbers are ids, the rest names, patterns or types."""
     items = [item.strip() for text in texts for item in text.split(",") if item.strip()]
@@ -151,4 +160,6 @@ def analysis_options(layers: tuple[str, ...], detx: bool, given: dict[str, Any])
     """The arguments of `WeightWatcher.analyze` that `selection` and `metrics` stand for."""
     intra = given["intra"] or False
     peft = {None: False, "updates": True}.get(given["peft"], given["peft"])
-    return given | {"layers": layer_filter(layers), "detX": detx, "intra": intra, "peft": peft}
+    address = given.get("executor")
+    executor = {} if address is None else {"executor": "dask://" + address.rpartition("://")[2]}
+    return given | {"layers": layer_filter(layers), "detX": detx, "intra": intra, "peft": peft} | executor

@@ -17,6 +17,7 @@ from .main import complain
 @shared.models
 @shared.selection
 @shared.thorough_metrics
+@shared.resources
 @click.option(
     "-o",
     "--output",

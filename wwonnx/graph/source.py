@@ -262,6 +262,11 @@ def _external_tensors(model: ir.Model) -> Iterator[Any]:
                     yield attribute.value
 
 
+def data_files(source: Source) -> list[Path]:
+    """The files that hold a model's external data."""
+    return sorted({_path(tensor, source.label) for tensor in _external_tensors(source.model)})
+
+
 def _check_external_data(external: list[Any], label: str) -> None:
     """Refuse unsafe locations, and a model of which every data file is missing (one missing costs its layers alone)."""
     locations: dict[str, tuple[Path, str]] = {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WeightError
+from ..maps import expect_few_reads
 
 if TYPE_CHECKING:
     from .walk import Found
@@ -74,7 +74,7 @@ def _sample(weight: Found, samples: int) -> bytes | None:
         array = weight.read()
     except WeightError:
         return None  # its row will say so
-    _expect_few_reads(array)
+    expect_few_reads(array)
     length = min(array.shape[:2])
     if length == 0:
         return None
@@ -83,15 +83,6 @@ def _sample(weight: Found, samples: int) -> bytes | None:
     if samples > 1 and array.size > _MOST_UNIFORM and np.all(values == values.flat[0]):
         return None
     return values.tobytes()
-
-
-def _expect_few_reads(array: NDArray[np.generic]) -> None:
-    """Tell the system that a map is read here and there: it would read ahead around each sample otherwise."""
-    base: object = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
-        base.madvise(mmap.MADV_RANDOM)
 
 
 def _equal(one: Found, other: Found) -> bool:

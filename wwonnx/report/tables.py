@@ -84,6 +84,7 @@ _SMOOTHING = {
     "parameters_after": "after",
     "reason": "reason",
 }
+_ANALYSES = {"model": "model", "options": "options", "layers": "layers", "version": "version", "last": "last"}
 _MODELS = {
     "name": "model",
     "accuracy": "accuracy",
@@ -112,7 +113,9 @@ _CORRELATIONS = {
 _SKIPPED = {"name": "name", "shape": "shape", "op_type": "read by", "reason": "reason"}
 #: Columns of words. Those that may wrap do so no narrower than this; numbers never wrap.
 _WORDS = {"name", "status", "ops", "outcome", "reason", "longname", "op_type", "layer_type", "dtype", "name_2", "group"}
+_WORDS |= {"model", "options", "version", "last"}
 _LEAST = {"name": 14, "status": 26, "ops": 8, "outcome": 16, "reason": 16, "longname": 10, "op_type": 10, "name_2": 10}
+_LEAST |= {"model": 14, "options": 10}
 
 
 def print_details(console: Console, details: pd.DataFrame) -> None:
@@ -158,6 +161,14 @@ def print_inventory(console: Console, inventory: pd.DataFrame) -> None:
     frame = inventory.assign(outcome=[_outcome(row) for row in inventory.to_dict("records")])
     _print(console, frame, _INVENTORY)
     console.print(share(inventory), markup=False, highlight=False)
+
+
+def print_analyses(console: Console, analyses: pd.DataFrame) -> None:
+    """One line per analysis that a store holds."""
+    if analyses.empty:
+        console.print("no results are kept", markup=False, highlight=False)
+        return
+    _print(console, analyses, _ANALYSES)
 
 
 def print_models(console: Console, summaries: pd.DataFrame) -> None:

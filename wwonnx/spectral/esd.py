@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import WeightError
+from ..maps import let_go
 from .accelerator import device_eigenvalues, triangle_eigenvalues
 from .solver import ACCURATE, Solver, rounding
 
@@ -25,6 +26,8 @@ _TINY_WIDTH = 96
 
 #: Tall matrices are summed in blocks of so many rows.
 _BLOCK_ROWS = 2048
+#: Elements of a map that are brought to float64 before its pages are given back.
+_COPIED = 1 << 22
 #: Squares beyond these leave no room for their sums and powers. Weights of float32 never come near.
 _HUGE, _TINY = 1e250, 1e-200
 #: float32 holds the sums of squares of weights whose largest lies between these.
@@ -218,6 +221,7 @@ def _gram(matrices: NDArray[Any], dtype: type[np.float32] | type[np.float64]) ->
             exact = tall[:, start : start + _BLOCK_ROWS].astype(dtype)
             for index, block in enumerate(exact):
                 gram[index] += np.dot(block.T, block)  # unlike matmul, dot lets other threads run
+            let_go(tall)
         return gram
 
 
@@ -237,12 +241,14 @@ def _one_by_one(load: Load, shape: tuple[int, ...], dtype: type[np.float32] | ty
     lies: neither the mirrored half nor a second copy is made, which numpy would. Working memory is the copy of a matrix
     and its Gram matrix.
     """
+    from . import lapack
+
     count, rows, columns = shape
     values = np.empty((count, min(rows, columns)))
     for index in range(count):
         gram = _triangle(load()[index], dtype)
         _check_finite(np.diagonal(gram)[None], load)
-        values[index] = _of_triangle(gram) if device == "cpu" else triangle_eigenvalues(gram)
+        values[index] = lapack.eigenvalues(gram) if device == "cpu" else triangle_eigenvalues(gram)
     return values
 
 
@@ -259,42 +265,36 @@ def _accelerated(load: Load, shape: tuple[int, ...], dtype: type[np.float32] | t
     return values
 
 
-def _of_triangle(gram: NDArray[Any]) -> Array:
-    """Eigenvalues, ascending, of a symmetric matrix in Fortran's order whose lower triangle is filled; it is spent.
-
-    Raises:
-        WeightError: they did not converge.
-    """
-    from scipy.linalg import lapack
-
-    exact = gram.dtype == np.float64
-    solve = lapack.dsyevd if exact else lapack.ssyevd
-    space = lapack.dsyevd_lwork if exact else lapack.ssyevd_lwork
-    work, integers, _ = space(len(gram), compute_v=0, lower=1)
-    found, _, failure = solve(gram, compute_v=0, lower=1, lwork=int(work), liwork=int(integers), overwrite_a=1)
-    if failure:
-        raise WeightError(f"the eigenvalues did not converge (LAPACK's syevd: {failure})")
-    values: Array = found.astype(np.float64, copy=False)
-    return values
-
-
 def _triangle(matrix: NDArray[Any], dtype: type[np.float32] | type[np.float64]) -> NDArray[Any]:
     """Lower triangle of one Gram matrix in Fortran's order, summed over blocks of rows of a tall matrix."""
-    from scipy.linalg import blas
+    from . import lapack
 
-    syrk = blas.dsyrk if dtype is np.float64 else blas.ssyrk
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    del matrix
     length, width = tall.shape
     block = length if length <= 4 * width else _BLOCK_ROWS
     # Zeros that the system gives cost nothing before they are touched; scipy, left to make it, writes every one.
     gram: NDArray[Any] = np.zeros((width, width), dtype, order="F")
     for start in range(0, length, block):
-        exact = tall[start : start + block].astype(dtype)  # in the order in which it lies: no transposing copy
-        if block == length:
-            del matrix, tall
-        factor, transposed = (exact.T, 0) if exact.flags.c_contiguous else (exact, 1)
-        gram = syrk(1.0, factor, beta=1.0, c=gram, trans=transposed, lower=1, overwrite_c=1)
+        exact = _exactly(tall[start : start + block], dtype)
+        if start + block >= length:
+            del tall
+        lapack.add_product(gram, exact.T)
+        del exact
     return gram
+
+
+def _exactly(matrix: NDArray[Any], dtype: type[np.float32] | type[np.float64]) -> NDArray[Any]:
+    """A matrix in another precision, in the order in which it lies; of a map only a few pages are held at a time."""
+    if abs(matrix.strides[0]) < abs(matrix.strides[1]):
+        turned: NDArray[Any] = _exactly(matrix.T, dtype).T
+        return turned
+    exact: NDArray[Any] = np.empty(matrix.shape, dtype)
+    step = max(1, _COPIED // max(1, matrix.shape[1]))
+    for start in range(0, len(matrix), step):
+        exact[start : start + step] = matrix[start : start + step]
+        let_go(matrix)
+    return exact
 
 
 def _check_finite(diagonal: Array, load: Load) -> None:

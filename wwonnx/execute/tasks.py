@@ -1,0 +1,109 @@
+"""What a layer costs, and which layers are computed in one go: the same for every way to run them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import groupby
+from typing import TypeAlias
+
+from ..layer import WeightLayer
+from ..spectral.esd import LARGE
+
+#: From this M on a layer gets all BLAS threads, and the machine for itself. Below, as many layers side by side as there
+#: are cores do at least as much with one thread each.
+ALONE = 4096
+#: Below this M layers of equal M are computed together, until they have so many eigenvalues (numpy lets other threads
+#: run only during calls on more) and so much work that handing them to a thread is worth it.
+_TOGETHER, _EIGENVALUES, _WORTH = 512, 512, 6e7
+#: Rows that are brought to float64 at once where a matrix is tall or small.
+_BLOCK_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Task:
+    """A layer, its place in the result, and what it costs."""
+
+    index: int
+    layer: WeightLayer
+
+    @cached_property
+    def M(self) -> int:
+        """Eigenvalues of each matrix."""
+        return self.layer.M
+
+    @cached_property
+    def work(self) -> float:
+        """Floating point operations of the Gram matrices and their eigenvalues."""
+        N, M = float(self.layer.N), float(self.M)
+        return self.layer.rf * (N * M**2 + 4 / 3 * M**3) + 1e6
+
+    @cached_property
+    def stored(self) -> float:
+        """Bytes of the weight as it is stored."""
+        return self.layer.parameters * stored_bits(self.layer.dtype) / 8
+
+    @cached_property
+    def memory(self) -> int:
+        """Bytes at the peak, beyond what the process holds before and after.
+
+        The float64 copy (a block of it for a tall matrix) beside the Gram matrix; numpy, which decomposes small ones,
+        makes copies of them. Weights that are computed from others are whole arrays of their own before that.
+        """
+        N, M, rf = self.layer.N, self.M, self.layer.rf
+        small = M < LARGE
+        rows = min(N, _BLOCK_ROWS) if small or N > 4 * M else N
+        matrices = rf if small else 1
+        working = 8 * M * matrices * (rows + (3 if small else 1) * M)
+        computed = (24 if self.layer.parts else 12) if is_computed(self.layer) else 0
+        return working + computed * self.layer.parameters
+
+
+Batch: TypeAlias = "list[Task]"
+
+
+def tasks(layers: Sequence[WeightLayer]) -> list[Task]:
+    """One task per layer, most work first."""
+    return sorted((Task(index, layer) for index, layer in enumerate(layers)), key=lambda task: -task.work)
+
+
+def batches(some: Sequence[Task], workers: int, budget: float) -> list[Batch]:
+    """Layers that are computed in one go, most work first: a large one by itself, several small ones of equal M.
+
+    Args:
+        some: below `ALONE`.
+        workers: how many batches run at once: none is so large that another would wait for it.
+        budget: bytes that all batches at once may take.
+    """
+    made = [[task] for task in some if task.M >= _TOGETHER]
+    small = [task for task in some if task.M < _TOGETHER]
+    worth = min(_WORTH, sum(task.work for task in small) / (2 * workers))
+    for _, alike in groupby(sorted(small, key=lambda task: task.M), key=lambda task: task.M):
+        batch: Batch = []
+        for task in alike:
+            full = sum(t.layer.rf for t in batch) * task.M > _EIGENVALUES and sum(t.work for t in batch) > worth
+            if batch and (full or memory_of(batch) + task.memory > budget // 2):
+                made.append(batch)
+                batch = []
+            batch.append(task)
+        made.append(batch)
+    return sorted(made, key=lambda batch: -sum(task.work for task in batch))
+
+
+def memory_of(batch: Batch) -> int:
+    """Bytes at the peak of a batch."""
+    return sum(task.memory for task in batch)
+
+
+def is_computed(layer: WeightLayer) -> bool:
+    """Whether a layer's values are made when it is read: out of codes, or of other layers."""
+    return bool(layer.parts) or not ("float" in layer.dtype or layer.dtype == "double")
+
+
+@cache
+def stored_bits(dtype: str) -> int:
+    """Bits of an element type as ONNX spells it in lower case: `float`, `bfloat16`, `int4`."""
+    found = re.search(r"\d+", dtype)
+    return int(found[0]) if found else {"double": 64, "bool": 8}.get(dtype, 32)
