@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -65,24 +65,24 @@ def compare(name: str, seed: int, repeats: int) -> str:
             results["ours"] = wwonnx.WeightWatcher(proto).analyze()
 
         theirs, ours, read = alternate(repeats, run_weightwatcher, run_wwonnx, lambda: wwonnx.analyze(path))
-    difference = alpha_difference(results["theirs"], results["ours"])
+    apart = difference(results["theirs"], results["ours"], "alpha")
     return (
         f"{name:<12}{len(weights):>7}{theirs.median:>10.3f}{ours.median:>11.4f}{theirs.median / ours.median:>8.1f}"
-        f"{theirs.median / read.median:>11.1f}{difference:>14.1e}   spread {theirs.spread:.2f}, {ours.spread:.2f}"
+        f"{theirs.median / read.median:>11.1f}{apart:>14.1e}   spread {theirs.spread:.2f}, {ours.spread:.2f}"
     )
 
 
-def weightwatcher_details(model: torch.nn.Module) -> pd.DataFrame:
-    """What WeightWatcher finds with its default options."""
+def weightwatcher_details(model: torch.nn.Module, **options: Any) -> pd.DataFrame:
+    """What WeightWatcher finds with these options, its defaults for all others."""
     with _silence():
         import weightwatcher
 
-        details: pd.DataFrame = weightwatcher.WeightWatcher(model=model).analyze()
+        details: pd.DataFrame = weightwatcher.WeightWatcher(model=model).analyze(**options)
     return details
 
 
-def alpha_difference(theirs: pd.DataFrame, ours: pd.DataFrame) -> float:
-    """Largest |d alpha| / alpha over the layers with 20 eigenvalues or more; rows are matched by their order.
+def difference(theirs: pd.DataFrame, ours: pd.DataFrame, column: str) -> float:
+    """Largest relative difference of a column over the layers with 20 eigenvalues or more; rows are matched by order.
 
     Raises:
         RuntimeError: the tools do not see the same layers.
@@ -90,8 +90,8 @@ def alpha_difference(theirs: pd.DataFrame, ours: pd.DataFrame) -> float:
     if theirs["num_evals"].tolist() != ours["num_evals"].tolist():
         raise RuntimeError(f"the tools see different layers: {len(theirs)} and {len(ours)} rows")
     long = ours["num_evals"].to_numpy() >= _COMPARABLE
-    alpha = ours["alpha"].to_numpy()[long]
-    return float(np.abs(theirs["alpha"].to_numpy()[long] / alpha - 1.0).max())
+    values = ours[column].to_numpy()[long]
+    return float(np.abs(theirs[column].to_numpy()[long] / values - 1.0).max())
 
 
 @contextlib.contextmanager

@@ -60,12 +60,12 @@ class _Maker:
         return single
 
 
-def _resnet56(make: _Maker) -> list[Weight]:
-    """ResNet-56 for CIFAR-10: 55 convolutions of 16, 32 and 64 channels, and the classifier."""
+def _resnet(make: _Maker, depth: int) -> list[Weight]:
+    """A ResNet for CIFAR-10: depth - 1 convolutions of 16, 32 and 64 channels, and the classifier."""
     weights = [make.conv(16, 3)]
     into = 16
     for out in (16, 32, 64):
-        for _ in range(18):
+        for _ in range((depth - 2) // 3):
             weights.append(make.conv(out, into))
             into = out
     return [*weights, make.linear(10, 64)]
@@ -82,7 +82,8 @@ def _minilm(make: _Maker) -> list[Weight]:
 
 SETS: dict[str, Callable[[_Maker], list[Weight]]] = {
     "tiny": lambda make: [make.conv(8, 8), make.linear(64, 32)],
-    "resnet56": _resnet56,
+    "resnet20": lambda make: _resnet(make, 20),
+    "resnet56": lambda make: _resnet(make, 56),
     "minilm": _minilm,
     "square4096": lambda make: [make.linear(4096, 4096)],
     "square768": lambda make: [make.linear(768, 768) for _ in range(24)],
@@ -93,6 +94,27 @@ SETS: dict[str, Callable[[_Maker], list[Weight]]] = {
 def weight_set(name: str, seed: int = 0) -> list[Weight]:
     """The weights of one of SETS, the same for the same seed."""
     return SETS[name](_Maker(seed))
+
+
+def model_weights(path: Path) -> list[Weight]:
+    """The weights of the convolutions and linear layers of an ONNX file, in graph order.
+
+    Raises:
+        ValueError: it has other layers too.
+    """
+    from wwonnx.graph.source import open_model
+    from wwonnx.graph.walk import walk
+    from wwonnx.layer import LAYER_TYPE
+
+    weights = []
+    for layer in walk(open_model(path).model).layers:
+        if layer.layer_type is LAYER_TYPE.CONV2D:
+            weights.append(Weight("conv", np.array(layer.read(), dtype=np.float32)))
+        elif layer.layer_type is LAYER_TYPE.DENSE:
+            weights.append(Weight("linear", np.array(layer.matrices()[0], dtype=np.float32)))
+        else:
+            raise ValueError(f"{path}: {layer.name} is neither a convolution nor a linear layer")
+    return weights
 
 
 def write_onnx(weights: list[Weight], path: Path) -> None:

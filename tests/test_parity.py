@@ -54,3 +54,19 @@ def test_esds(shared: Path, network: str) -> None:
     for name in golden.files:
         wanted = np.sort(golden[name])
         np.testing.assert_allclose(watcher.get_ESD(layer=name), wanted, rtol=0, atol=1e-6 * wanted[-1])
+
+
+@pytest.mark.parametrize("fit", ["TPL", "E_TPL", "xmin_peak"])
+def test_fits_that_take_weightwatcher_minutes(shared: Path, fit: str) -> None:
+    """To 1e-3; the exponents of the truncated laws end on their bound, and the rows say so."""
+    golden = pd.read_csv(shared / "goldens" / "resnet20" / "tpl_samples.csv")
+    golden = golden[golden.fit == fit].set_index("name")
+    assert len(golden)
+    options: dict[str, Any] = {"fix_fingers": fit} if fit == "xmin_peak" else {"fit": fit}
+    ours = ww.analyze(shared / "models" / "real" / "resnet20.onnx", layers=list(golden.index), **options)
+    ours = ours.set_index("name").loc[golden.index]
+    truncated = fit != "xmin_peak"
+    for column in ("alpha", "xmin", "D", *(["Lambda"] if truncated else [])):
+        np.testing.assert_allclose(ours[column], golden[column], rtol=1e-3, err_msg=column)
+    assert ours.num_pl_spikes.tolist() == golden.num_pl_spikes.tolist()
+    assert ours.warning.str.contains("alpha on its bound").tolist() == [truncated] * len(golden)

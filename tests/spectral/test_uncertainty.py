@@ -58,14 +58,19 @@ def test_bias_of_small_samples_is_less_than_half_of_the_plain_estimators() -> No
 
 @pytest.mark.parametrize(("n", "count", "least", "most"), [(100, 700, 93.0, 98.0), (500, 400, 93.0, 98.0)])
 def test_the_interval_covers_the_truth_as_often_as_it_says(n: int, count: int, least: float, most: float) -> None:
-    alpha = 2.5
-    covered = 0
-    for layer_id, sample in enumerate(pareto(count, n, alpha, seed=10 + n)):
+    """And more often than 1.96 sigma on either side of the plain exponent; benchmarks/pareto.py has the figures."""
+    covered = by_sigma = 0
+    for layer_id in range(count):
+        alpha = (1.5, 2.0, 2.5, 3.5, 5.0)[layer_id % 5]
+        (sample,) = pareto(1, n, alpha, seed=1000 * n + layer_id)
         found = bootstrap_interval(sample, seed=0, layer_id=layer_id, replicates=300)
         assert found.reason == ""
         assert found.replicates == 300
         covered += found.low <= alpha <= found.high
+        fit = fit_power_law(sample)
+        by_sigma += abs(fit.alpha - alpha) <= 1.96 * fit.sigma
     assert least <= 100.0 * covered / count <= most
+    assert covered > by_sigma
 
 
 @pytest.mark.parametrize("alpha", [1.5, 5.0])

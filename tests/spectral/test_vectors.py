@@ -246,12 +246,13 @@ def test_weightwatcher(shared: Path, network: str) -> None:
     """Every row with 20 eigenvalues or more, to 1e-6.
 
     WeightWatcher compares xmin with the same eigenvalue from another solver, so that its vector falls to the tail or to
-    the bulk by the last digit. Each row must be one of the two, and the tail with it is ours.
+    the bulk by the last digit; with OpenBLAS's Haswell kernels 17 of these 50 vectors change sides. Each row must be
+    one of the two, and the tail with it is ours: of so many vectors as num_pl_spikes says. Neither rule gives all rows.
     """
     import pandas as pd
 
     golden = pd.read_csv(shared / "goldens" / network / "vectors.csv").set_index("name")
-    compared = 0
+    sides = {"tail": 0, "bulk": 0}
     for layer in walk(open_model(shared / "models" / "real" / f"{network}.onnx").model).layers:
         row = golden.loc[layer.name]
         if row.num_evals < 20:
@@ -263,5 +264,5 @@ def test_weightwatcher(shared: Path, network: str) -> None:
             for metrics in (vector_metrics(layer.matrices, factor, xmin * nudge) for nudge in (1.0, 1.0 + 1e-9))
         ]
         assert min(off) < 1e-6, (layer.name, off)
-        compared += 1
-    assert compared >= 19
+        sides["tail" if off[0] < off[1] else "bulk"] += 1
+    assert sides == {"resnet20": {"tail": 12, "bulk": 7}, "resnet32": {"tail": 15, "bulk": 16}}[network]

@@ -14,19 +14,25 @@ _CHUNK = 1 << 22
 
 
 def raw(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Frobenius norm of the difference of two weights, all matrices together.
+    """Frobenius norm of the difference of two weights, all matrices together: sqrt(sum (A - B)^2).
 
     Args:
         first, second: shape (matrices, rows, columns), equal.
+
+    Returns:
+        The norm, in the units of the weights.
     """
     return float(np.sqrt(sum(_squares(a, b) for a, b in zip(first, second, strict=True))))
 
 
 def euclidean(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Mean over the matrices of the Frobenius norms of their differences.
+    """Mean over the matrices of the Frobenius norms of their differences, |A_k - B_k|_F.
 
     Args:
         first, second: shape (matrices, rows, columns), equal.
+
+    Returns:
+        The mean, in the units of the weights.
     """
     return float(np.mean([np.sqrt(_squares(a, b)) for a, b in zip(first, second, strict=True)]))
 
@@ -39,6 +45,9 @@ def cka(first: NDArray[Any], second: NDArray[Any]) -> float:
 
     Args:
         first, second: shape (matrices, rows, columns), equal.
+
+    Returns:
+        The alignment, between 0 and 1, without unit.
     """
     return float(np.mean([_alignment(_centred(a), _centred(b)) for a, b in zip(first, second, strict=True)]))
 

@@ -19,7 +19,12 @@ _FEW = 0.25
 
 
 def kept_per_matrix(k: int, matrices: int) -> int:
-    """Singular triplets that each matrix of a stack keeps where the stack keeps k: ceil(k / matrices)."""
+    """Singular triplets that each matrix of a stack keeps where the stack keeps k: ceil(k / matrices).
+
+    Args:
+        k: how many the layer keeps.
+        matrices: how many matrices it has.
+    """
     return -(-k // matrices)
 
 

@@ -15,6 +15,8 @@ from .esd import Array
 _HALF_WIDTH, _POINTS, _MARGIN, _THIN = 0.1, 1000, 0.5, 0.01
 #: Residual of a point where a sigma is rejected.
 _REJECTED = 1000.0
+#: Below this Q the law's peak, at (Q - 1)^2 / (Q (Q + 1)), lies less than a half-width above zero.
+_STEEP = 5.0 / 3.0
 _QUANTILE_STEPS = 4096
 
 
@@ -43,11 +45,16 @@ def fit_marchenko_pastur(esd: Array, N: int, M: int) -> MarchenkoPastur:
 
     sigma minimises the sum of squared differences between the law's density and a kernel estimate of the ESD's, first
     on a grid, then by the Nelder-Mead method. For Q = 1 the law is the quarter circle of the singular values, whose
-    sigma has a closed form: there sigma only scales the density.
+    sigma has a closed form: there sigma only scales the density. For 1 < Q < 5/3 the density is that of the singular
+    values too: the eigenvalues' has a peak at zero that the kernel smears, and sigma would follow a largest eigenvalue
+    that stands 1.2 times above the bulk. WeightWatcher takes the eigenvalues' there.
 
     Args:
         esd: eigenvalues, shape (n,), ascending, their sum above zero.
         N, M: larger and smaller dimension of the matrices.
+
+    Returns:
+        The law; sigma_mp and mp_softrank have no unit, the edges are in the units of the ESD.
 
     Raises:
         WeightError: every eigenvalue is so far from all others that no density can be estimated.
@@ -55,10 +62,11 @@ def fit_marchenko_pastur(esd: Array, N: int, M: int) -> MarchenkoPastur:
     Q = N / M
     W_scale = float(np.sqrt(esd.size / esd.sum()))
     x = esd * W_scale**2
-    grid, density = _density(np.sqrt(x) if N == M else x)
+    steep = Q < _STEEP
+    grid, density = _density(np.sqrt(x) if steep else x)
     if not grid.size:
         raise WeightError("the eigenvalues are too far apart to estimate a density: no Marchenko-Pastur fit")
-    sigma = _quarter_circle(grid, density) if N == M else _bulk(grid, density, Q, float(x[-1]))
+    sigma = _quarter_circle(grid, density) if N == M else _bulk(grid, density, Q, float(x[-1]), steep)
     lower, upper = edges(sigma, Q)
     # Fluctuations of the largest eigenvalue of the bulk (Tracy and Widom) are of the order of M^(-2/3).
     fluctuation = upper ** (2 / 3) * M ** (-2 / 3) / np.sqrt(Q)
@@ -73,18 +81,31 @@ def fit_marchenko_pastur(esd: Array, N: int, M: int) -> MarchenkoPastur:
 
 
 def edges(sigma: float, Q: float) -> tuple[float, float]:
-    """Ends of the bulk, sigma^2 (1 -+ 1 / sqrt(Q))^2."""
+    """Ends of the bulk, sigma^2 (1 -+ 1 / sqrt(Q))^2 (Marchenko and Pastur, 1967).
+
+    Args:
+        sigma: standard deviation of the entries, the matrix being scaled by 1 / sqrt(N).
+        Q: N / M, one or more.
+
+    Returns:
+        The lower and the upper end, in units of sigma^2.
+    """
     root = 1.0 / np.sqrt(Q)
     return float((sigma * (1.0 - root)) ** 2), float((sigma * (1.0 + root)) ** 2)
 
 
 def marchenko_pastur_density(x: Array, sigma: NDArray[np.float64] | float, Q: float) -> Array:
-    """Density of the Marchenko-Pastur law; zero outside the bulk.
+    """Density of the Marchenko-Pastur law (1967; arXiv:1810.01075, sec. 3.1); zero outside the bulk [a, b] of `edges`.
+
+        rho(x) = Q sqrt((b - x) (x - a)) / (2 pi sigma^2 x)
 
     Args:
-        x: where, above zero or equal to it.
+        x: where, any shape, zero or more, in units of sigma^2.
         sigma: standard deviations of the entries; broadcasts against x.
-        Q: N / M.
+        Q: N / M, one or more.
+
+    Returns:
+        The density, of the shape of x and sigma broadcast together.
     """
     variance = np.square(sigma)
     root = 1.0 / np.sqrt(Q)
@@ -148,8 +169,15 @@ def _quarter_circle(grid: Array, density: Array) -> float:
     return float(np.sqrt(circle @ circle / (circle @ density)))
 
 
-def _bulk(grid: Array, density: Array, Q: float, largest: float) -> float:
-    """sigma of the Marchenko-Pastur law by least squares: the best of a grid, then polished."""
+def _bulk(grid: Array, density: Array, Q: float, largest: float, singular: bool) -> float:
+    """sigma of the Marchenko-Pastur law by least squares: the best of a grid, then polished.
+
+    Args:
+        grid, density: kernel estimate of the density of the eigenvalues, or of the singular values.
+        Q: N / M, above one.
+        largest: largest eigenvalue.
+        singular: whether the density is that of the singular values.
+    """
     from scipy.optimize import fmin
 
     scale = np.sqrt(largest) / (1.0 + 1.0 / np.sqrt(Q))
@@ -157,6 +185,10 @@ def _bulk(grid: Array, density: Array, Q: float, largest: float) -> float:
 
     def residual(sigma: NDArray[np.float64]) -> Array:
         sigmas = np.asarray(sigma, dtype=np.float64).reshape(-1, 1)
+        if singular:
+            law = 2.0 * grid * marchenko_pastur_density(grid**2, sigmas, Q)
+            apart: Array = np.square(law - density).sum(axis=1)
+            return apart
         root = 1.0 / np.sqrt(Q)
         lower, upper = (sigmas * (1.0 - root)) ** 2, (sigmas * (1.0 + root)) ** 2
         squares = np.square(marchenko_pastur_density(grid, sigmas, Q) - density).sum(axis=1)

@@ -39,6 +39,10 @@ def norms(esd: Array, matrix_rank: int, tolerance: float) -> Norms:
         esd: eigenvalues, shape (n,), ascending, n >= 1.
         matrix_rank: number of singular values that are not zero, summed over the matrices of the layer.
         tolerance: eigenvalues below it count into weak_rank_loss.
+
+    Returns:
+        The metrics; norm = sum(lambda) and spectral_norm = max(lambda) in the units of the eigenvalues, logarithms to
+        base 10.
     """
     norm, largest = float(esd.sum()), float(esd[-1])
     alive = norm > 0.0
@@ -58,9 +62,14 @@ def norms(esd: Array, matrix_rank: int, tolerance: float) -> Norms:
 def entropy(esd: Array, matrix_rank: int) -> float:
     """Normalised entropy of the eigenvalues (Martin and Mahoney, arXiv:1810.01075); 0 for a matrix of rank 1.
 
+    -sum(p ln p) / ln(matrix_rank), p = lambda / sum(lambda).
+
     Args:
         esd: eigenvalues, shape (n,), not all zero.
         matrix_rank: the number whose logarithm normalises it.
+
+    Returns:
+        The entropy, without unit, 1 where all of `matrix_rank` eigenvalues are equal.
     """
     if matrix_rank < 2:
         return 0.0
@@ -77,6 +86,9 @@ def log_alpha_norm(esd: Array, alpha: float) -> float:
     Args:
         esd: eigenvalues, shape (n,), ascending, the last above zero.
         alpha: exponent.
+
+    Returns:
+        The logarithm to base 10.
     """
     largest = esd[-1]
     return float(alpha * np.log10(largest) + np.log10(np.sum((esd / largest) ** alpha)))

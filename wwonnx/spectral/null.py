@@ -42,16 +42,27 @@ def alpha_null(N: int, M: int, rf: int) -> float:
     return fit_power_law(quantiles(M * rf, N / M)).alpha
 
 
-def two_sample_distance(first: Array, second: Array) -> float:
+def two_sample_distance(sample: Array, other: Array, held: bool = False) -> float:
     """Largest difference of two empirical distribution functions (Kolmogorov and Smirnov).
 
+    Between two values of the sample its function stands still and the other only rises, so that the difference is
+    largest beside a value of the sample.
+
     Args:
-        first, second: shape (n,) and (m,), ascending.
+        sample: shape (n,), ascending.
+        other: shape (m,), ascending.
+        held: whether `other` holds the sample's own values; they are then left out of it.
+
+    Returns:
+        The distance, between 0 and 1.
     """
-    both = np.concatenate((first, second))
-    below_first = np.searchsorted(first, both, side="right") / first.size
-    below_second = np.searchsorted(second, both, side="right") / second.size
-    return float(np.abs(below_first - below_second).max())
+    size = other.size - sample.size * held
+    apart = 0.0
+    for side in ("left", "right"):
+        below = np.searchsorted(sample, sample, side=side)
+        others_below = np.searchsorted(other, sample, side=side) - below * held
+        apart = max(apart, float(np.abs(below / sample.size - others_below / size).max()))
+    return apart
 
 
 def shuffle_test(esd: Array, shuffles: Sequence[Array]) -> ShuffleTest:
@@ -65,12 +76,15 @@ def shuffle_test(esd: Array, shuffles: Sequence[Array]) -> ShuffleTest:
     Args:
         esd: eigenvalues of the layer, shape (n,), ascending.
         shuffles: three or more ESDs of the layer with its weights permuted, likewise.
+
+    Returns:
+        Distance and p-value; neither depends on the scale of the weights.
     """
     from scipy.stats import t
 
-    others = [np.sort(np.concatenate([*shuffles[:i], *shuffles[i + 1 :]])) for i in range(len(shuffles))]
-    null = np.log([max(two_sample_distance(own, rest), 1e-12) for own, rest in zip(shuffles, others, strict=True)])
-    distance = two_sample_distance(esd, np.sort(np.concatenate(shuffles)))
+    pooled = np.sort(np.concatenate(shuffles))
+    null = np.log([max(two_sample_distance(shuffle, pooled, held=True), 1e-12) for shuffle in shuffles])
+    distance = two_sample_distance(esd, pooled)
     # The resolution of a distribution function is half a step: less spread than that is no knowledge.
     spread = max(float(null.std(ddof=1)), 0.5 / np.sqrt(esd.size))
     score = (np.log(max(distance, 1e-12)) - null.mean()) / (spread * np.sqrt(1.0 + 1.0 / len(shuffles)))
@@ -78,10 +92,15 @@ def shuffle_test(esd: Array, shuffles: Sequence[Array]) -> ShuffleTest:
 
 
 def jensen_shannon_distance(first: Array, second: Array) -> float:
-    """Jensen-Shannon distance of two sorted, normalised eigenvalue vectors, in nats^(1/2) (Lin, 1991).
+    """Jensen-Shannon distance of two sorted, normalised eigenvalue vectors (Lin, IEEE Trans. Inf. Theory 37, 1991).
+
+        sqrt((KL(p | m) + KL(q | m)) / 2),   m = (p + q) / 2,   KL(p | m) = sum p ln(p / m)
 
     Args:
         first, second: shape (n,), not negative, sums above zero.
+
+    Returns:
+        The distance in nats^(1/2), between 0 and sqrt(ln 2).
     """
     p, q = first / first.sum(), second / second.sum()
     middle = (p + q) / 2.0

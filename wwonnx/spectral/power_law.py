@@ -127,7 +127,16 @@ def exponents(x: Array) -> tuple[Array, Array]:
 
 
 def distance(logs: Array, alphas: Array, start: int) -> tuple[float, int]:
-    """D of the tail that begins at `start`, and the position in `logs` where it lies."""
+    """D of the tail that begins at `start`, max_j |1 - (x_j / x_i)^(1 - alpha_i) - j / m| (arXiv:0706.1062, eq. 3.9).
+
+    Args:
+        logs: ln(x / x_max), shape (n,), ascending.
+        alphas: exponent of every start, shape (n - 1,).
+        start: index i of the tail's first value.
+
+    Returns:
+        D, between 0 and 1, and the position in `logs` where it lies.
+    """
     tail = logs.size - start
     apart = _apart(logs[start:] - logs[start], 1.0 - alphas[start], np.arange(tail) / tail)
     offset = int(apart.argmax())

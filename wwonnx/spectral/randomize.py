@@ -19,6 +19,9 @@ def permuted(matrices: NDArray[Any], seed: int, layer_id: int, replica: int = 0)
         seed: the run's seed.
         layer_id: the layer's id.
         replica: which of several permutations.
+
+    Returns:
+        A new array of the same shape and type.
     """
     generator = np.random.default_rng((seed, layer_id, replica))
     flat = matrices.reshape(len(matrices), -1)

@@ -12,7 +12,14 @@ _UNSCALED_MAXIMUM = 0.01
 
 
 def threshold(largest: float) -> float:
-    """Below it eigenvalues are numerically zero: 1e-5, scaled down for layers whose largest is under 0.01."""
+    """Below it eigenvalues are numerically zero: 1e-5 min(1, largest / 0.01), so that small layers keep their tails.
+
+    Args:
+        largest: largest eigenvalue.
+
+    Returns:
+        The threshold, in the units of the eigenvalues.
+    """
     return EVALS_THRESHOLD * min(1.0, largest / _UNSCALED_MAXIMUM)
 
 

@@ -102,6 +102,9 @@ def glorot_factor(N: int, M: int, positions: int) -> float:
     Args:
         N, M: larger and smaller dimension of the matrices.
         positions: kernel positions of a convolution, otherwise 1.
+
+    Returns:
+        (N + M) positions / 2, the factor of the eigenvalues, without unit.
     """
     return (N + M) * positions / 2.0
 

@@ -55,7 +55,7 @@ class Moments:
 
 
 def log_survival(u: Array, alpha: Array | float, z: Array | float) -> Array:
-    """ln P(X >= xmin e^u).
+    """ln P(X >= xmin e^u) of a density proportional to x^-alpha exp(-Lambda x) (arXiv:0706.1062, table 2.1).
 
     Args:
         u: ln(x / xmin), 0 or more.
@@ -127,12 +127,23 @@ def on_bound(mean_u: Array, z: Array) -> NDArray[np.bool_]:
     """Whether the likelihood is largest at alpha = 1, given the best z for alpha = 1.
 
     There the slope in alpha, mean_u less its expectation, leads below 1, and the function is convex.
+
+    Args:
+        mean_u: means of ln(x / xmin) over each tail, shape (k,).
+        z: Lambda * xmin of each, shape (k,).
     """
     return moments(np.ones_like(z), z).mean_u <= mean_u
 
 
 def cutoff_alone(mean_tau: Array) -> Array:
-    """The best z for alpha = 1: there tau has the mean of the tail. Newton's method in the logarithms of both."""
+    """The best z for alpha = 1: there tau has the mean of the tail. Newton's method in the logarithms of both.
+
+    Args:
+        mean_tau: means of x / xmin - 1 over each tail, shape (k,), above 0.
+
+    Returns:
+        z = Lambda * xmin, shape (k,).
+    """
     z = 1.0 / mean_tau
     for _ in range(_NEWTON_STEPS):
         now = moments(np.ones_like(z), z)
