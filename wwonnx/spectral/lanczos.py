@@ -7,7 +7,7 @@ converged are eigenvalues, and the squared overlaps of the probes with all Ritz 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -42,11 +42,13 @@ class Krylov:
         values: Ritz values, shape (d,), ascending.
         residuals: |G u - value u| of each Ritz vector u, shape (d,): an eigenvalue is as near as that.
         overlaps: squared products of each probe with each Ritz vector, shape (probes, d); each row sums to one.
+        coarser: what was known after half the steps; None where the Krylov space is invariant, and all is known.
     """
 
     values: Array
     residuals: Array
     overlaps: Array
+    coarser: Krylov | None = None
 
 
 def approximate_spectrum(load: Load, eps: float, seed: tuple[int, ...], replicates: int = REPLICATES) -> Spectrum:
@@ -127,6 +129,7 @@ def block_lanczos(
     projected = np.zeros((limit, limit))
     space[:, :width] = np.linalg.qr(generator.standard_normal((M, width)))[0]
     start, stop, largest = 0, width, 0.0
+    ends = [0, width]
     while True:
         new = product(space[:, start:stop])
         largest = max(largest, float(np.sqrt(np.square(new).sum(axis=0).max())))
@@ -145,10 +148,26 @@ def block_lanczos(
         directions -= basis @ (basis.T @ directions)
         space[:, stop : stop + rank] = np.linalg.qr(directions)[0]
         start, stop = stop, stop + rank
-    values, vectors = np.linalg.eigh(projected[:stop, :stop], UPLO="U")
-    residuals = np.sqrt(np.square(coupling @ vectors[start:]).sum(axis=0))
+        ends.append(stop)
+    coarser = None
+    if rank and len(ends) > 2:
+        before, end, after = ends[len(ends) // 2 - 1 : len(ends) // 2 + 2]
+        coarser = _ritz(projected[:end, :end], projected[before:end, end:after].T, width)
+    return replace(_ritz(projected[:stop, :stop], coupling, width), coarser=coarser)
+
+
+def _ritz(projected: Array, coupling: Array, probes: int) -> Krylov:
+    """Ritz values and what goes with them.
+
+    Args:
+        projected: G in the Krylov space's basis, its upper triangle, shape (d, d).
+        coupling: of the last block to what lies outside, shape (n, last block).
+        probes: size of the first block.
+    """
+    values, vectors = np.linalg.eigh(projected, UPLO="U")
+    residuals = np.sqrt(np.square(coupling @ vectors[len(vectors) - coupling.shape[1] :]).sum(axis=0))
     # Rounding leaves zeros slightly negative.
-    return Krylov(np.maximum(values, 0.0), residuals, np.square(vectors[:width]))
+    return Krylov(np.maximum(values, 0.0), residuals, np.square(vectors[:probes]))
 
 
 def spectrum_of(
@@ -160,7 +179,8 @@ def spectrum_of(
     2017). Of the part below the tail both the mass, M less the tail, and the mean are known exactly; the weights of
     the quadrature are calibrated to both (Deville and Saerndal, 1992), which takes out the largest part of their noise.
     How sure that is shows in other spectra that are as likely: of as many probes drawn from the same ones (Efron,
-    1979), with the distribution anywhere between its bounds at the nodes, and the tail moved by up to its residuals.
+    1979), with the distribution anywhere between its bounds at the nodes, and the tail moved by up to its residuals;
+    and in the spectrum that half the steps give.
 
     Args:
         krylov: of G, shape (M, M).
@@ -174,34 +194,38 @@ def spectrum_of(
         of the tail, or the largest distance from the other spectra; how many form the tail; these spectra, shape
         (replicates, M).
     """
+    rest, tail = _split(krylov, M, trace)
+    probes = len(krylov.overlaps)
+    values = rest.with_tail(np.ones(probes), tail)
+    others = np.empty((replicates, M))
+    for other in others:
+        # Ritz values are never above the eigenvalues that they stand for.
+        moved = tail + generator.random(tail.size) * krylov.residuals[krylov.values.size - tail.size :]
+        draws = generator.multinomial(probes, np.full(probes, 1.0 / probes))
+        other[:] = rest.with_tail(draws, moved, generator.random())
+    if replicates and krylov.coarser is not None:
+        rest_then, tail_then = _split(krylov.coarser, M, trace)
+        others[0] = rest_then.with_tail(np.ones(probes), tail_then)
+    error = _EXACT * float(krylov.values[-1])
+    if tail.size:
+        error = max(error, float(krylov.residuals[krylov.values.size - tail.size :].max()))
+    if replicates:
+        error = max(error, float(np.abs(others - values).max()))
+    return values, error, tail.size, others
+
+
+def _split(krylov: Krylov, M: int, trace: float) -> tuple[_Rest, Array]:
+    """The tail, ascending, and what lies below it."""
     size = krylov.values.size
     resolved = (krylov.residuals <= TAIL_TOLERANCE * krylov.values)[::-1]
     k = size if resolved.all() else int(resolved.argmin())
     exact = krylov.residuals <= _EXACT * krylov.values[-1]
     # An eigenvalue of higher multiplicity than there are probes has more copies than the Krylov space can hold. Its
     # mass is in the overlaps, and the tail ends above it.
-    k = min(k, _above_multiple(krylov, exact))
-    cut = size - k
-    nodes, tail = krylov.values[:cut], krylov.values[cut:]
+    cut = size - min(k, _above_multiple(krylov, exact))
+    tail = krylov.values[cut:]
     total = max(0.0, trace - float(tail.sum()))
-    rest = _Rest(nodes, exact[:cut], M - k, total)
-
-    def whole(draws: NDArray[Any], above: Array, place: float = 0.5) -> Array:
-        below = rest.quantiles(draws @ krylov.overlaps[:, :cut], place) if rest.count else nodes[:0]
-        return np.sort(np.concatenate((below, above)))
-
-    probes = len(krylov.overlaps)
-    values = whole(np.ones(probes), tail)
-    even = np.full(probes, 1.0 / probes)
-    others = np.empty((replicates, M))
-    for other in others:
-        # Ritz values are never above the eigenvalues that they stand for.
-        moved = tail + generator.random(k) * krylov.residuals[cut:]
-        other[:] = whole(generator.multinomial(probes, even), moved, generator.random())
-    error = float(krylov.residuals[cut:].max(initial=_EXACT * krylov.values[-1]))
-    if replicates:
-        error = max(error, float(np.abs(others - values).max()))
-    return values, error, k, others
+    return _Rest(krylov.values[:cut], exact[:cut], krylov.overlaps[:, :cut], M - tail.size, total), tail
 
 
 def _above_multiple(krylov: Krylov, exact: NDArray[np.bool_]) -> int:
@@ -221,14 +245,27 @@ class _Rest:
     Attributes:
         nodes: Ritz values, ascending.
         exact: which of them are eigenvalues to rounding, and hold all their weight themselves.
+        overlaps: of the probes with them.
         count: how many eigenvalues there are.
         total: their sum.
     """
 
     nodes: Array
     exact: NDArray[np.bool_]
+    overlaps: Array
     count: int
     total: float
+
+    def with_tail(self, draws: NDArray[Any], tail: Array, place: float = 0.5) -> Array:
+        """All eigenvalues, ascending.
+
+        Args:
+            draws: how often each probe counts.
+            tail: the others.
+            place: as for `quantiles`.
+        """
+        below = self.quantiles(draws @ self.overlaps, place) if self.count else self.nodes
+        return np.sort(np.concatenate((below, tail)))
 
     def quantiles(self, weights: Array, place: float) -> Array:
         """Eigenvalues, ascending.
