@@ -20,4 +20,4 @@ def show(figure: LayerFigure) -> None:
     """Show a figure below the cell that runs."""
     from IPython.display import display
 
-    display(figure)  # type: ignore[no-untyped-call]
+    display(figure)

@@ -15,8 +15,6 @@ from .esd import Array
 _HALF_WIDTH, _POINTS, _MARGIN, _THIN = 0.1, 1000, 0.5, 0.01
 #: Residual of a point where a sigma is rejected.
 _REJECTED = 1000.0
-#: Below this Q the law's peak, at (Q - 1)^2 / (Q (Q + 1)), lies less than a half-width above zero.
-_STEEP = 5.0 / 3.0
 _QUANTILE_STEPS = 4096
 
 
@@ -45,9 +43,9 @@ def fit_marchenko_pastur(esd: Array, N: int, M: int) -> MarchenkoPastur:
 
     sigma minimises the sum of squared differences between the law's density and a kernel estimate of the ESD's, first
     on a grid, then by the Nelder-Mead method. For Q = 1 the law is the quarter circle of the singular values, whose
-    sigma has a closed form: there sigma only scales the density. For 1 < Q < 5/3 the density is that of the singular
-    values too: the eigenvalues' has a peak at zero that the kernel smears, and sigma would follow a largest eigenvalue
-    that stands 1.2 times above the bulk. WeightWatcher takes the eigenvalues' there.
+    sigma has a closed form: there sigma only scales the density. For 1 < Q < 5/3 the law's peak, at
+    (Q - 1)^2 / (Q (Q + 1)), lies less than a half-width of the kernel above zero and is smeared: a single eigenvalue
+    little above the bulk lifts sigma, and may not be counted as a spike. The numbers are WeightWatcher's there too.
 
     Args:
         esd: eigenvalues, shape (n,), ascending, their sum above zero.
@@ -62,11 +60,10 @@ def fit_marchenko_pastur(esd: Array, N: int, M: int) -> MarchenkoPastur:
     Q = N / M
     W_scale = float(np.sqrt(esd.size / esd.sum()))
     x = esd * W_scale**2
-    steep = Q < _STEEP
-    grid, density = _density(np.sqrt(x) if steep else x)
+    grid, density = _density(np.sqrt(x) if N == M else x)
     if not grid.size:
         raise WeightError("the eigenvalues are too far apart to estimate a density: no Marchenko-Pastur fit")
-    sigma = _quarter_circle(grid, density) if N == M else _bulk(grid, density, Q, float(x[-1]), steep)
+    sigma = _quarter_circle(grid, density) if N == M else _bulk(grid, density, Q, float(x[-1]))
     lower, upper = edges(sigma, Q)
     # Fluctuations of the largest eigenvalue of the bulk (Tracy and Widom) are of the order of M^(-2/3).
     fluctuation = upper ** (2 / 3) * M ** (-2 / 3) / np.sqrt(Q)
@@ -169,14 +166,13 @@ def _quarter_circle(grid: Array, density: Array) -> float:
     return float(np.sqrt(circle @ circle / (circle @ density)))
 
 
-def _bulk(grid: Array, density: Array, Q: float, largest: float, singular: bool) -> float:
+def _bulk(grid: Array, density: Array, Q: float, largest: float) -> float:
     """sigma of the Marchenko-Pastur law by least squares: the best of a grid, then polished.
 
     Args:
-        grid, density: kernel estimate of the density of the eigenvalues, or of the singular values.
+        grid, density: kernel estimate of the density of the eigenvalues.
         Q: N / M, above one.
         largest: largest eigenvalue.
-        singular: whether the density is that of the singular values.
     """
     from scipy.optimize import fmin
 
@@ -185,10 +181,6 @@ def _bulk(grid: Array, density: Array, Q: float, largest: float, singular: bool)
 
     def residual(sigma: NDArray[np.float64]) -> Array:
         sigmas = np.asarray(sigma, dtype=np.float64).reshape(-1, 1)
-        if singular:
-            law = 2.0 * grid * marchenko_pastur_density(grid**2, sigmas, Q)
-            apart: Array = np.square(law - density).sum(axis=1)
-            return apart
         root = 1.0 / np.sqrt(Q)
         lower, upper = (sigmas * (1.0 - root)) ** 2, (sigmas * (1.0 + root)) ** 2
         squares = np.square(marchenko_pastur_density(grid, sigmas, Q) - density).sum(axis=1)
