@@ -301,3 +301,11 @@ def test_importing_is_light(imported: subprocess.CompletedProcess[str]) -> None:
     assert {"numpy", "wwonnx"} <= loaded
     heavy = {"torch", "tensorflow", "keras", "matplotlib", "sklearn", "powerlaw", "scipy", "onnx_ir"}
     assert not loaded & heavy
+
+
+def test_a_source_tree_has_its_converters() -> None:
+    """An interpreter that is started in a checkout imports it from there, where converters/ lies beside the package."""
+    root = Path(__file__).resolve().parent.parent
+    code = "import wwonnx.converters.dispatch as d; from wwonnx.converters import to_onnx; print(d.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == root / "converters" / "dispatch.py"
