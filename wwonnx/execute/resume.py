@@ -61,9 +61,8 @@ def run(
             run_.look_up(keys(list(layers), options, min(cores(), jobs or cores())))
             run_.compute(engine)
         except KeyboardInterrupt:
-            done = run_.kept
             raise Interrupted(
-                f"interrupted: {done} of {len(layers)} layers are in {path}; the same call goes on from there"
+                f"interrupted: {run_.kept()} of {len(layers)} layers are in {path}; the same call goes on from there"
             ) from None
         return [rows or [] for rows in run_.results]
 
@@ -79,7 +78,6 @@ class _Run:
     model: str
     tracker: Tracker | None
     see: Callable[[Rows], None] | None
-    kept: int = 0
     results: list[Rows | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -95,6 +93,10 @@ class _Run:
         for layer, own in zip(self.layers, found, strict=True):
             self._keys[id(layer)] = own
             self._reuse(layer)
+
+    def kept(self) -> int:
+        """How many of the layers are in the store: an interrupt may come between a commit and what would count it."""
+        return sum(own is not None and self.store.result(own.result) is not None for own in self._keys.values())
 
     def compute(self, engine: Engine) -> None:
         """Compute the rest; what another process is computing comes last, when it may be there."""
@@ -141,7 +143,6 @@ class _Run:
         about = analysis.describe_layer(layer, self.options)
         self.store.keep(Use(self.model, about, own), self._important)
         self._found(layer, [about | row for row in rows])
-        self.kept += 1
         if self.tracker is not None:
             self.tracker.finished(layer, reused=True)
         return True
@@ -157,7 +158,6 @@ class _Run:
                 for row in rows
             ]
             self.store.keep(Use(self.model, about, own), self._important, rest, finding.spectrum)
-            self.kept += 1
             self.claims.release(own.result)
         return self._found(layer, rows)
 
