@@ -380,8 +380,8 @@ def _metrics(case: _Case) -> Row:
     esd, rank, options = case.esd, case.rank, case.options
     own = norms(esd, rank, options.tolerance)
     row: Row = {
-        "sv_max": float(np.sqrt(esd[-1])),
-        "sv_min": float(np.sqrt(esd[0])),
+        "sv_max": math.sqrt(esd[-1]),
+        "sv_min": math.sqrt(esd[0]),
         "matrix_rank": rank,
         "rank_loss": own.rank_loss,
         "weak_rank_loss": own.weak_rank_loss,

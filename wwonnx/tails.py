@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -59,7 +60,7 @@ def tail_row(esd: Array, fitted_esd: Array, options: Options, layer_id: int, not
         notes.append("short ESD")
     row: Row = {
         "alpha": fit.alpha,
-        "alpha_weighted": fit.alpha * float(np.log10(esd[-1])) if fitted else np.nan,
+        "alpha_weighted": fit.alpha * math.log10(esd[-1]) if fitted else np.nan,
         "log_alpha_norm": log_alpha_norm(esd, fit.alpha) if fitted else np.nan,
         "D": fit.D,
         "sigma": fit.sigma,

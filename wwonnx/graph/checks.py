@@ -67,11 +67,12 @@ def subgraphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
 def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
     if type(tensor.name) is not str:
         raise ModelError(f"{label}: the name of a tensor is not UTF-8 text; export the model again")
-    where = f"{label}: tensor {clean(tensor.name)!r}"
-    if tensor.data_type not in _ELEMENT_TYPES:
-        raise ModelError(f"{where} has the unknown element type {tensor.data_type}; export the model again")
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+    known = tensor.data_type in _ELEMENT_TYPES
+    if known and tensor.data_location != onnx.TensorProto.EXTERNAL:
         return
+    where = f"{label}: tensor {clean(tensor.name)!r}"
+    if not known:
+        raise ModelError(f"{where} has the unknown element type {tensor.data_type}; export the model again")
     entries = {entry.key: entry.value for entry in tensor.external_data}
     if type(entries.get("location")) is not str:
         raise ModelError(f"{where} keeps its data in a file that it does not name; export the model again")

@@ -78,9 +78,11 @@ def _sample(weight: Found, samples: int) -> bytes | None:
     length = min(array.shape[:2])
     if length == 0:
         return None
-    index = np.arange(samples) * (length - 1) // max(1, samples - 1)
+    if samples == 1:
+        return np.asarray(array[0, 0], dtype=np.float64).tobytes()
+    index = np.arange(samples) * (length - 1) // (samples - 1)
     values = np.asarray(array[index, index], dtype=np.float64)
-    if samples > 1 and array.size > _MOST_UNIFORM and np.all(values == values.flat[0]):
+    if array.size > _MOST_UNIFORM and np.all(values == values.flat[0]):
         return None
     return values.tobytes()
 

@@ -9,6 +9,8 @@ import onnx_ir as ir
 
 from .words import clean
 
+#: Attributes that hold subgraphs.
+_HOLD_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 #: Attributes in which a Constant node may hold its value, and their element types.
 _CONSTANT_VALUES: dict[str, type[np.generic] | None] = {
     "value": None,
@@ -40,11 +42,11 @@ def subgraphs(node: ir.Node) -> list[ir.Graph]:
     if not node.attributes:
         return found
     for attribute in node.attributes.values():
-        if attribute.is_ref():
+        if attribute.type not in _HOLD_GRAPHS or attribute.is_ref():
             continue
         if attribute.type == ir.AttributeType.GRAPH:
             found.append(attribute.value)
-        elif attribute.type == ir.AttributeType.GRAPHS:
+        else:
             found.extend(attribute.value)
     return found
 

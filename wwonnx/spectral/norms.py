@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,9 +49,9 @@ def norms(esd: Array, matrix_rank: int, tolerance: float) -> Norms:
     alive = norm > 0.0
     return Norms(
         norm=norm,
-        log_norm=float(np.log10(norm)) if alive else np.nan,
+        log_norm=math.log10(norm) if alive else np.nan,
         spectral_norm=largest,
-        log_spectral_norm=float(np.log10(largest)) if alive else np.nan,
+        log_spectral_norm=math.log10(largest) if alive else np.nan,
         stable_rank=norm / largest if alive else np.nan,
         entropy=entropy(esd, matrix_rank) if alive else np.nan,
         matrix_rank=matrix_rank,
@@ -65,7 +66,7 @@ def entropy(esd: Array, matrix_rank: int) -> float:
     -sum(p ln p) / ln(matrix_rank), p = lambda / sum(lambda).
 
     Args:
-        esd: eigenvalues, shape (n,), not all zero.
+        esd: eigenvalues, shape (n,), ascending, not all zero.
         matrix_rank: the number whose logarithm normalises it.
 
     Returns:
@@ -73,9 +74,9 @@ def entropy(esd: Array, matrix_rank: int) -> float:
     """
     if matrix_rank < 2:
         return 0.0
-    p = esd[esd > 0.0] / esd.sum()
-    p = p[p > 0.0]
-    return float(-(p * np.log(p)).sum() / np.log(matrix_rank))
+    p = esd / esd.sum()
+    p = p[np.searchsorted(p, 0.0, side="right") :]
+    return -float((p * np.log(p)).sum()) / math.log(matrix_rank)
 
 
 def log_alpha_norm(esd: Array, alpha: float) -> float:
@@ -90,5 +91,5 @@ def log_alpha_norm(esd: Array, alpha: float) -> float:
     Returns:
         The logarithm to base 10.
     """
-    largest = esd[-1]
-    return float(alpha * np.log10(largest) + np.log10(np.sum((esd / largest) ** alpha)))
+    largest = float(esd[-1])
+    return alpha * math.log10(largest) + math.log10(float(np.sum((esd / largest) ** alpha)))
