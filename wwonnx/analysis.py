@@ -388,7 +388,10 @@ def _metrics(case: _Case) -> Row:
         "has_esd": True,
     }
     about = case.spectrum.approximation
-    row |= {"esd_error": case.spectrum.error, "approximate": about is not None, "alpha_error": 0.0}
+    if options.svd_method == "fast" or options.lanczos_above is not None:
+        row["esd_error"] = case.spectrum.error
+    if options.lanczos_above is not None:
+        row |= {"approximate": about is not None, "alpha_error": 0.0}
     if about is not None:
         row |= dict.fromkeys(("sv_min", "matrix_rank", "rank_loss", "weak_rank_loss"), np.nan)
         row["num_lanczos"] = int(about.tails.sum())

@@ -51,5 +51,7 @@ def rounding(values: NDArray[Any], eps: float) -> NDArray[np.float64]:
         values: eigenvalues, shape (matrices, M).
         eps: machine epsilon of the arithmetic.
     """
-    bound: NDArray[np.float64] = _UNITS * eps * np.sqrt(np.square(values, dtype=np.float64).sum(axis=-1))
+    largest = values.max(axis=-1, keepdims=True, initial=0.0).astype(np.float64)
+    shares = np.divide(values, largest, out=np.zeros(values.shape), where=largest > 0.0)
+    bound: NDArray[np.float64] = _UNITS * eps * largest[..., 0] * np.sqrt(np.square(shares).sum(axis=-1))
     return bound
