@@ -146,7 +146,7 @@ def test_a_resnet_equals_its_faithful_export(tmp_path: Path) -> None:
     """Not the default export, whose convolutions hold their BatchNormalizations."""
     module, args = made("resnet", "real")
     faithful = to_onnx(module, args, tmp_path / "resnet.onnx")
-    details = [ww.WeightWatcher(model=model).analyze() for model in (to_onnx(module), faithful)]
+    details = [ww.WeightWatcher(model=model).analyze() for model in (module, faithful)]
     assert list(details[0].name) == list(details[1].name)
     assert not details[0].folded.any()
     numbers = details[0].select_dtypes("number").columns
