@@ -63,3 +63,24 @@ def columns(options: Options) -> list[str]:
     if options.deltas:
         chosen += transforms.SPACING_COLUMNS
     return [*chosen, *_CLOSING]
+
+
+#: Every column of an analysis, whatever its options.
+EVERY = frozenset(
+    columns(
+        Options(
+            pool=False,
+            detX=True,
+            mp_fit=True,
+            randomize=True,
+            vectors=True,
+            deltas=True,
+            fit="TPL",
+            fix_fingers="clip_xmax",
+            ci=True,
+            gof=True,
+            alternatives=True,
+            lanczos_above=0,
+        )
+    )
+)

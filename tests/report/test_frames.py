@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from build_onnx import dense_model, gaussian
 
 import wwonnx as ww
+from wwonnx.columns import EVERY, columns
+from wwonnx.options import Options
 from wwonnx.report.frames import Details, Summary
 
 NASTY = "<img src=x onerror=alert(1)>&\"'"
@@ -123,3 +126,12 @@ def test_summary_is_a_dict(watcher: ww.WeightWatcher) -> None:
     header, row = rows(summary._repr_html_())
     assert cells(header) == list(plain)
     assert [float(cell) for cell in cells(row)] == pytest.approx(list(plain.values()), abs=5e-4)
+
+
+@pytest.mark.parametrize("option", [field.name for field in dataclasses.fields(Options)])
+def test_every_column_of_an_option_is_known(option: str) -> None:
+    """A column that is not is taken for one that the user added, and shown beside the chosen ones."""
+    values = {"fit": "TPL", "fix_fingers": "clip_xmax", "svd_method": "fast", "lanczos_above": 100}
+    default = getattr(Options(), option)
+    value = values.get(option, not default if isinstance(default, bool) else default)
+    assert set(columns(Options(**{option: value}))) <= EVERY

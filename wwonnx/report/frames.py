@@ -8,30 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from ..columns import columns as columns_of
-from ..options import Options
+from ..columns import EVERY
 from . import tables
 
 #: What the details of an analysis have, and few other frames do.
 _WHOLE = {"layer_id", "name", "alpha", "status", "warning", "reason"}
-#: Every column of an analysis, whatever its options.
-_KNOWN = set(
-    columns_of(
-        Options(
-            pool=False,
-            detX=True,
-            mp_fit=True,
-            randomize=True,
-            vectors=True,
-            deltas=True,
-            fit="TPL",
-            fix_fingers="clip_xmax",
-            ci=True,
-            gof=True,
-            alternatives=True,
-        )
-    )
-)
 #: Over the page's own ground and under its own ink, so that both light and dark pages stay readable.
 _GROUNDS = {"red": "rgba(220, 40, 40, 0.22)", "yellow": "rgba(230, 160, 0, 0.22)"}
 _WORDS = {"name", "layer_type", "status"}
@@ -55,7 +36,7 @@ class Details(pd.DataFrame):
         if not pd.get_option("display.notebook_repr_html"):
             return None
         columns = {name: heading or "verdict" for name, heading in tables.DETAILS.items() if name in self.columns}
-        columns |= {name: str(name) for name in self.columns if name not in _KNOWN}  # the user's own
+        columns |= {name: str(name) for name in self.columns if name not in EVERY}  # the user's own
         most, least = pd.get_option("display.max_rows") or len(self), pd.get_option("display.min_rows")
         cut = len(self) > most
         half = max((least or most) // 2, 1)
