@@ -313,9 +313,13 @@ def _decomposed(layers: Sequence[WeightLayer], options: Options) -> list[Spectru
     if options.svd_method != "fast":
         return found
     precise = replace(options, svd_method="accurate", device="cpu" if options.device == "mps" else options.device)
+
+    def resolved(layer: WeightLayer, each: Spectrum) -> bool:
+        return tail_resolved(each.scaled(scale(layer, options)), options.pool, options.ignore_largest)
+
     return [
         _spectra_of([(layer, layer.matrices)], precise)[0]
-        if isinstance(each, Spectrum) and not tail_resolved(each.scaled(scale(layer, options)), pooled=options.pool)
+        if isinstance(each, Spectrum) and not resolved(layer, each)
         else each
         for layer, each in zip(layers, found, strict=True)
     ]

@@ -203,15 +203,18 @@ def committed():
         assert opened._connection.execute('PRAGMA integrity_check').fetchone() == ('ok',)
         return [kept.about['name'] for kept in opened.all()]
 
+start = time.perf_counter()
+ww.analyze(path)
+whole = time.perf_counter() - start
 answer = []
-for seconds in map(float, sys.argv[4:]):
+for part in map(float, sys.argv[4:]):
     before = committed()
     open(log, 'w').close()
     child = os.fork()
     if not child:
         ww.analyze(path, store=store)
         os._exit(0)
-    time.sleep(seconds)
+    time.sleep(part * whole)
     os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     answer.append({'before': before, 'started': open(log).read().split(), 'status': status, 'after': committed()})
@@ -223,7 +226,7 @@ def test_runs_that_are_killed_lose_nothing_and_do_nothing_twice(tmp_path: Path) 
     weights = {f"fc{index}": random_matrix(620 + index, 600 + index, index) for index in range(40)}
     path, store = save(dense(weights), tmp_path / "net.onnx"), tmp_path / "r.sqlite"
     plain = ww.analyze(path)
-    moments = np.random.default_rng(7).uniform(0.05, 0.45, 10)
+    moments = np.random.default_rng(7).uniform(0.05, 0.8, 10)  # as parts of an uninterrupted run
     command = [sys.executable, "-c", _RUNS, path, store, tmp_path / "log", *moments]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from wwonnx.spectral.solver import Solver, rounding
 
 EPS = float(np.finfo(np.float32).eps)
 FAST = Solver(fast=True)
+KINDS = ["gaussian", "heavy", "cauchy", "mean", "low rank", "rank one", "nearly constant", "orthogonal"]
 SHAPES = [(256, 256), (1024, 256), (300, 700), (1024, 1024), (4096, 1024), (1200, 1500)]
 
 
@@ -27,10 +28,26 @@ def weights(kind: str, shape: tuple[int, int], seed: int = 0) -> np.ndarray:
         noise = rng.standard_t(2.5, shape)
     if kind == "mean":
         noise = 0.02 * noise + 0.05
+    if kind == "cauchy":
+        noise = rng.standard_cauchy(shape)
+    if kind == "nearly constant":
+        noise = 1e-4 * noise + 0.7
+    if kind == "rank one":
+        noise = np.outer(rng.standard_normal(shape[0]), rng.standard_normal(shape[1])) + 1e-3 * noise
+    if kind == "orthogonal":
+        noise = np.linalg.qr(noise if shape[0] >= shape[1] else noise.T)[0]
+        noise = noise if shape[0] >= shape[1] else noise.T
     if kind == "low rank":
         factors = rng.standard_normal((shape[0], 40)) * np.logspace(0, -3, 40) @ rng.standard_normal((40, shape[1]))
         noise = factors + 1e-3 * noise
     return noise.astype(np.float32)
+
+
+def eigenvalues(matrix: np.ndarray) -> np.ndarray:
+    """In float64, where rounding is 1e-9 of what is tested here."""
+    tall = matrix.astype(np.float64) if matrix.shape[0] >= matrix.shape[1] else matrix.T.astype(np.float64)
+    values: np.ndarray = np.linalg.eigvalsh(tall.T @ tall)
+    return values
 
 
 def one(matrix: np.ndarray, solver: Solver) -> Spectrum:
@@ -40,15 +57,36 @@ def one(matrix: np.ndarray, solver: Solver) -> Spectrum:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("kind", ["gaussian", "heavy", "mean", "low rank"])
-def test_float32_stays_within_the_bound_that_it_states(kind: str, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_stays_within_the_bounds_that_it_states(kind: str, shape: tuple[int, int]) -> None:
     matrix = weights(kind, shape)
-    exact = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)[::-1] ** 2
+    exact = eigenvalues(matrix)
     found = one(matrix, FAST)
     assert found.errors is not None
-    moved = np.abs(found.eigenvalues[0] - exact).max()
-    assert 0.0 < moved <= found.error
-    assert found.error < 1e-4 * exact[-1]
+    moved = np.abs(found.eigenvalues[0] - exact)
+    assert (moved <= found.errors[0]).all()
+    assert 0.0 < moved.max() <= found.error
+    if kind != "nearly constant":  # one direction alone is left of these; the bound must say so
+        assert found.error < 1e-5 * exact[-1]
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (1200, 1100)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_through_torch_stays_within_its_bounds(kind: str, shape: tuple[int, int]) -> None:
+    pytest.importorskip("torch")
+    matrix = weights(kind, shape)
+    exact = eigenvalues(matrix)
+    found = one(matrix, Solver(device="torch", fast=True))
+    assert found.errors is not None
+    assert (np.abs(found.eigenvalues[0] - exact) <= found.errors[0]).all()
+
+
+def test_the_tridiagonal_form_of_float32_is_solved_in_float64() -> None:
+    """LAPACK's ssterf alone errs by more than this at M = 1024."""
+    matrix = weights("gaussian", (1024, 1024))
+    exact = one(matrix, Solver()).eigenvalues
+    moved = np.abs(one(matrix, FAST).eigenvalues - exact).max()
+    assert moved < 0.5 * EPS * np.linalg.norm(exact)
 
 
 def test_small_layers_are_computed_in_float64_all_the_same() -> None:
@@ -102,11 +140,11 @@ def test_what_an_accelerator_runs_gives_the_eigenvalues_of_lapack(shape: tuple[i
 
 def test_a_spectrum_in_float64_has_a_bound_too() -> None:
     found = spectrum(lambda: weights("gaussian", (300, 300))[None], EPS)
-    assert found.error == pytest.approx(rounding(found.eigenvalues, float(np.finfo(np.float64).eps))[0])
+    assert found.error == pytest.approx(rounding(found.eigenvalues, float(np.finfo(np.float64).eps)).max())
 
 
 def spread(esd: Array, error: float) -> Spectrum:
-    return Spectrum(esd[None], np.array([esd.size]), np.array([error]))
+    return Spectrum(esd[None], np.array([esd.size]), np.array([[error]]))
 
 
 def test_a_tail_far_above_the_error_is_resolved_and_one_near_it_is_not() -> None:
@@ -171,8 +209,9 @@ def test_slices_carry_their_own_errors() -> None:
     (found,) = spectra([lambda: kernel], [EPS], FAST)
     assert isinstance(found, Spectrum)
     assert found.errors is not None
-    assert found.slice(1).error == found.errors[1]
-    assert found.scaled(3.0).slice(1).error == 3.0 * found.errors[1]
+    assert found.errors.shape == (2, 300)
+    assert found.slice(1).error == found.errors[1].max()
+    assert found.scaled(3.0).slice(1).error == 3.0 * found.errors[1].max()
 
 
 @pytest.mark.parametrize("name", ["inverse", "deltas", "intra", "conv2d_fft"])

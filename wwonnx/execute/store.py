@@ -235,7 +235,7 @@ class Store:
         try:
             eigenvalues = np.frombuffer(zlib.decompress(values), f"<{kind}").astype(np.float64).reshape(matrices, -1)
             counted = np.frombuffer(zlib.decompress(ranks), "<i8").astype(np.intp)
-            bounds = None if errors is None else np.frombuffer(errors, "<f8").astype(np.float64)
+            bounds = None if errors is None else np.frombuffer(errors, "<f8").astype(np.float64).reshape(matrices, -1)
         except (zlib.error, ValueError, TypeError) as error:
             raise StoreError(f"{self.path}: is damaged ({error}); move it away, and run again") from None
         return Spectrum(eigenvalues, counted, bounds), kind

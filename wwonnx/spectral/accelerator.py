@@ -32,11 +32,11 @@ def require(device: str) -> None:
         raise OptionError("device='mps': PyTorch finds no Apple GPU here; give device='cpu' or 'torch'")
 
 
-def triangle_eigenvalues(gram: NDArray[Any]) -> NDArray[np.float64]:
+def triangle_eigenvalues(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     """Eigenvalues, ascending, of a symmetric matrix of which the lower triangle is filled, by PyTorch's LAPACK.
 
     Args:
-        gram: shape (M, M), float32 or float64.
+        gram: shape (M, M).
 
     Raises:
         WeightError: they did not converge.
@@ -44,7 +44,7 @@ def triangle_eigenvalues(gram: NDArray[Any]) -> NDArray[np.float64]:
     import torch
 
     values = _eigvalsh(torch.from_numpy(gram))
-    found: NDArray[np.float64] = values.numpy().astype(np.float64)
+    found: NDArray[np.float64] = values.numpy()
     return found
 
 

@@ -17,7 +17,7 @@ from .solver import ACCURATE, Solver, rounding
 Array = NDArray[np.float64]
 Load: TypeAlias = Callable[[], NDArray[Any]]
 
-#: From this M on a matrix is decomposed in place by LAPACK; smaller ones together.
+#: From this M on a matrix is decomposed in place by LAPACK; smaller ones together, unless they are taken in float32.
 LARGE = 1024
 #: numpy lets other threads run during a call on more eigenvalues than this.
 _TOGETHER = 512
@@ -31,7 +31,7 @@ _COPIED = 1 << 22
 #: Squares beyond these leave no room for their sums and powers. Weights of float32 never come near.
 _HUGE, _TINY = 1e250, 1e-200
 #: float32 holds the sums of squares of weights whose largest lies between these.
-_TINY32, _HUGE32 = 1e-10, 1e14
+_TINY32, _HUGE32 = 1e-10, 1e12
 _EPS64 = float(np.finfo(np.float64).eps)
 _EPS32 = float(np.finfo(np.float32).eps)
 
@@ -56,9 +56,9 @@ class Spectrum:
     Attributes:
         eigenvalues: shape (matrices, M), each row ascending, none negative.
         ranks: shape (matrices,), the number of singular values above S.max * eps of the stored element type.
-        errors: shape (matrices,), a bound of what float32 arithmetic moved the eigenvalues by; None where they were
-            computed in float64. Where it can't tell the ranks, they count the eigenvalues above it. Of an
-            approximation, an estimate of the largest error.
+        errors: bounds of what float32 arithmetic moved the eigenvalues by, shape (matrices, M), or (matrices, 1) for
+            one bound of all; None where they were computed in float64. Where they can't tell the ranks, these count
+            the eigenvalues above them. Of an approximation, an estimate of the largest error.
         approximation: None where the eigenvalues were computed in full.
     """
 
@@ -76,7 +76,7 @@ class Spectrum:
     @property
     def ranked(self) -> bool:
         """Whether the arithmetic could tell the ranks."""
-        return self.errors is None or bool((self.eigenvalues > self.errors[:, None]).all())
+        return self.errors is None or bool((self.eigenvalues > self.errors).all())
 
     @property
     def pooled(self) -> Array:
@@ -144,14 +144,14 @@ def spectra(loads: Sequence[Load], eps: Sequence[float], solver: Solver = ACCURA
         For each weight its spectrum, or why it has none.
     """
     found: list[Spectrum | WeightError] = []
-    grams: dict[tuple[int, type], list[tuple[int, NDArray[Any]]]] = {}
+    grams: dict[int, list[tuple[int, Array]]] = {}
 
-    def decompose(alike: list[tuple[int, NDArray[Any]]]) -> None:
-        for (index, gram), values in zip(alike, _eigenvalues([gram for _, gram in alike]), strict=True):
+    def decompose(alike: list[tuple[int, Array]]) -> None:
+        for (index, _), values in zip(alike, _eigenvalues([gram for _, gram in alike]), strict=True):
             try:
                 if isinstance(values, WeightError):
                     raise values
-                found[index] = _with_ranks(values, loads[index], eps[index], gram.dtype)
+                found[index] = _with_ranks(values, loads[index], eps[index])
             except WeightError as error:
                 found[index] = error
 
@@ -160,27 +160,32 @@ def spectra(loads: Sequence[Load], eps: Sequence[float], solver: Solver = ACCURA
             matrices = load()
             shape = matrices.shape
             dtype = _precision(matrices, solver)
-            gram = _gram(matrices, dtype) if min(shape[1:]) < LARGE and not solver.accelerated else None
+            together = dtype is np.float64 and min(shape[1:]) < LARGE and not solver.accelerated
+            gram = _gram(matrices) if together else None
             del matrices
             if gram is None:
                 by = _accelerated if solver.accelerated else _one_by_one
-                found.append(_with_ranks(by(load, shape, dtype, solver.device), load, eps[index], dtype))
+                values = by(load, shape, dtype, solver.device)
+                if dtype is np.float32:
+                    found.append(_with_errors(values, rounding(values, _EPS32, float64_tail=not solver.accelerated)))
+                else:
+                    found.append(_with_ranks(values, load, eps[index]))
                 continue
             found.append(WeightError("not computed"))
             check_finite(np.diagonal(gram, axis1=1, axis2=2), load)
         except WeightError as error:
             found[index:] = [error]
             continue
-        alike = grams.setdefault((gram.shape[1], dtype), [])
+        alike = grams.setdefault(gram.shape[1], [])
         alike.append((index, gram))
         if sum(len(each) for _, each in alike) * gram.shape[1] > _TOGETHER:
-            decompose(grams.pop((gram.shape[1], dtype)))  # while they are still in the processor's cache
+            decompose(grams.pop(gram.shape[1]))  # while they are still in the processor's cache
     for alike in grams.values():
         decompose(alike)
     return found
 
 
-def _eigenvalues(grams: Sequence[NDArray[Any]]) -> list[NDArray[Any] | WeightError]:
+def _eigenvalues(grams: Sequence[Array]) -> list[Array | WeightError]:
     """Eigenvalues of stacks of Gram matrices of equal width, ascending, in one call of numpy."""
     stack = grams[0] if len(grams) == 1 else np.concatenate(grams)
     try:
@@ -191,10 +196,14 @@ def _eigenvalues(grams: Sequence[NDArray[Any]]) -> list[NDArray[Any] | WeightErr
     return list(np.split(values, np.cumsum([len(gram) for gram in grams])[:-1]))
 
 
-def _with_ranks(values: NDArray[Any], load: Load, eps: float, dtype: np.dtype[Any] | type = np.float64) -> Spectrum:
-    """Add the ranks: the number of singular values above S.max * eps, from the eigenvalues where they can tell.
+def _with_errors(values: Array, errors: Array) -> Spectrum:
+    """Add the ranks as far as eigenvalues from float32 can tell: what is below its error stays, and counts as zero."""
+    values = np.maximum(values, 0.0)
+    return Spectrum(values, np.count_nonzero(values > errors, axis=1), errors)
 
-    What float32 can't resolve stays as it is, with the bound that says so.
+
+def _with_ranks(values: Array, load: Load, eps: float) -> Spectrum:
+    """Add the ranks: the number of singular values above S.max * eps, from the eigenvalues where they can tell.
 
     Rounding moves an eigenvalue of a Gram matrix by a few units of eps64 * lambda_max (1.4 at M = 64 and 5 at
     M = 4096, measured on matrices of known rank); the threshold for float32 weights is 64 of them. Otherwise the SVD
@@ -203,10 +212,7 @@ def _with_ranks(values: NDArray[Any], load: Load, eps: float, dtype: np.dtype[An
     Raises:
         WeightError: the SVD did not converge.
     """
-    values = np.maximum(values, 0.0).astype(np.float64, copy=False)  # rounding leaves zeros slightly negative
-    if dtype == np.float32:
-        errors = rounding(values, _EPS32)
-        return Spectrum(values, np.count_nonzero(values > errors[:, None], axis=1), errors)
+    values = np.maximum(values, 0.0)  # rounding leaves zeros slightly negative
     largest = values[:, -1:]
     noise = (2.0 + 0.25 * np.sqrt(values.shape[1])) * _EPS64 * largest
     threshold = eps * eps * largest
@@ -226,22 +232,21 @@ def gram_matrices(load: Load) -> Array:
     Args:
         load: gives the matrices, shape (matrices, rows, columns).
     """
-    gram: Array = _gram(load(), np.float64)
-    return gram
+    return _gram(load())
 
 
-def _gram(matrices: NDArray[Any], dtype: type[np.float32] | type[np.float64]) -> NDArray[Any]:
+def _gram(matrices: NDArray[Any]) -> Array:
     count, rows, columns = matrices.shape
     tall = matrices if rows >= columns else matrices.swapaxes(1, 2)
     length, width = tall.shape[1:]
     with np.errstate(over="ignore", invalid="ignore"):  # infinite weights are reported, not warned of
         if width < _TINY_WIDTH and length <= _BLOCK_ROWS:
-            exact = tall.astype(dtype, order="C")  # BLAS wants a kernel's positions, which lie interleaved, apart
-            gram: NDArray[Any] = np.matmul(exact.swapaxes(1, 2), exact)
+            exact = tall.astype(np.float64, order="C")  # BLAS wants a kernel's positions, which lie interleaved, apart
+            gram: Array = np.matmul(exact.swapaxes(1, 2), exact)
             return gram
-        gram = np.zeros((count, width, width), dtype)
+        gram = np.zeros((count, width, width))
         for start in range(0, length, _BLOCK_ROWS):
-            exact = tall[:, start : start + _BLOCK_ROWS].astype(dtype)
+            exact = tall[:, start : start + _BLOCK_ROWS].astype(np.float64)
             for index, block in enumerate(exact):
                 gram[index] += np.dot(block.T, block)  # unlike matmul, dot lets other threads run
             let_go(tall)
@@ -260,7 +265,7 @@ def _precision(matrices: NDArray[Any], solver: Solver) -> type[np.float32] | typ
 def _one_by_one(load: Load, shape: tuple[int, ...], dtype: type[np.float32] | type[np.float64], device: str) -> Array:
     """Eigenvalues of the Gram matrices of large matrices, shape (matrices, M), one matrix at a time and in place.
 
-    BLAS's syrk fills one triangle only (which PyTorch has not), LAPACK's syevd reads only that and works where it
+    BLAS's syrk fills one triangle only (which PyTorch has not), LAPACK's sytrd reads only that and works where it
     lies: neither the mirrored half nor a second copy is made, which numpy would. Working memory is the copy of a matrix
     and its Gram matrix.
     """
@@ -271,7 +276,9 @@ def _one_by_one(load: Load, shape: tuple[int, ...], dtype: type[np.float32] | ty
     for index in range(count):
         gram = _triangle(load()[index], dtype)
         check_finite(np.diagonal(gram)[None], load)
-        values[index] = lapack.eigenvalues(gram) if device == "cpu" else triangle_eigenvalues(gram)
+        # PyTorch gives no tridiagonal form, whose eigenvalues are lost in float32.
+        by_torch = device == "torch" and dtype is np.float64
+        values[index] = triangle_eigenvalues(gram) if by_torch else lapack.eigenvalues(gram)
     return values
 
 

@@ -84,7 +84,7 @@ def approximate_spectrum(load: Load, eps: float, seed: tuple[int, ...], replicat
         found = spectrum_of(krylov, M, float(squares.sum()), generator, replicates)
         values[index], errors[index], tails[index], others[:, index] = found
     ranks = np.count_nonzero(values > eps * eps * values[:, -1:], axis=1)
-    return Spectrum(values, ranks, errors, Approximation(tails, others))
+    return Spectrum(values, ranks, errors[:, None], Approximation(tails, others))
 
 
 def gram_product(matrix: NDArray[Any], vectors: Array) -> Array:

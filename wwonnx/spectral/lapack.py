@@ -45,7 +45,11 @@ def add_product(gram: NDArray[Any], factor: NDArray[Any]) -> None:
 
 
 def eigenvalues(gram: NDArray[Any]) -> Array:
-    """Eigenvalues of a symmetric matrix, ascending, from its lower triangle (LAPACK's syevd).
+    """Eigenvalues of a symmetric matrix, ascending, from its lower triangle (LAPACK's sytrd, then sterf).
+
+    The tridiagonal form of a float32 matrix is brought to float64 before its eigenvalues are taken: that costs nothing
+    beside the reduction, and in float32 it is sterf that errs the most, by up to 8 eps |G|_F at M = 2048 where the
+    reduction errs by 0.04 (Gaussian weights).
 
     Args:
         gram: shape (M, M), in Fortran's order, of float64 or float32. It is overwritten: no copy is made.
@@ -54,31 +58,31 @@ def eigenvalues(gram: NDArray[Any]) -> Array:
         WeightError: no convergence.
     """
     M = len(gram)
-    values = np.empty(M, dtype=gram.dtype)
+    diagonal, beside, factors = (np.empty(M, dtype=gram.dtype) for _ in range(3))
     failure = ctypes.c_int()
-    size, integers = np.empty(1, dtype=gram.dtype), np.empty(1, dtype=np.intc)
+    size = np.empty(1, dtype=gram.dtype)
 
-    def call(work: NDArray[Any], length: int, whole: NDArray[Any], whole_length: int) -> None:
-        _routine("dsyevd" if _real(gram) is ctypes.c_double else "ssyevd")(
-            ctypes.byref(ctypes.c_char(b"N")),
+    def reduce(work: NDArray[Any], length: int) -> None:
+        _routine("dsytrd" if _real(gram) is ctypes.c_double else "ssytrd")(
             ctypes.byref(ctypes.c_char(b"L")),
             _int(M),
             _data(gram),
             _int(M),
-            _data(values),
+            _data(diagonal),
+            _data(beside),
+            _data(factors),
             _data(work),
             _int(length),
-            _data(whole),
-            _int(whole_length),
             ctypes.byref(failure),
         )
 
-    call(size, -1, integers, -1)  # asks how much room it wants
-    room, whole_room = int(size[0]), int(integers[0])
-    call(np.empty(room, dtype=gram.dtype), room, np.empty(whole_room, dtype=np.intc), whole_room)
+    reduce(size, -1)  # asks how much room it wants
+    reduce(np.empty(int(size[0]), dtype=gram.dtype), int(size[0]))
+    values, beside = diagonal.astype(np.float64, copy=False), beside.astype(np.float64, copy=False)
+    _routine("dsterf")(_int(M), _data(values), _data(beside), ctypes.byref(failure))
     if failure.value:
-        raise WeightError(f"the eigenvalues did not converge (LAPACK's syevd: {failure.value})")
-    return values.astype(np.float64, copy=False)
+        raise WeightError(f"the eigenvalues did not converge (LAPACK's sterf: {failure.value})")
+    return values
 
 
 def _real(array: NDArray[Any]) -> type[Any]:
@@ -106,6 +110,6 @@ def _routine(name: str) -> Callable[..., None]:
         ("PyCapsule_GetPointer", ctypes.pythonapi)
     )
     pointer = get_pointer(capsule, get_name(capsule))
-    arguments = 10 if name.endswith("syrk") else 11
+    arguments = 4 if name == "dsterf" else 10
     routine: Callable[..., None] = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(pointer)
     return routine

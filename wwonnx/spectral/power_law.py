@@ -151,15 +151,12 @@ def _smallest_distance(logs: Array, alphas: Array) -> tuple[int, float] | None:
     lowest bound passes the best D so far, none of the rest can be better: the answer is that of the full search, after
     2 to 6 starts computed.
     """
-    sloped = (alphas > 1.0) & (alphas < np.inf)
+    bounds = lower_bounds(logs, alphas)
+    sloped = bounds < np.inf
     if not sloped.any():
         return None
     n = logs.size
-    probes, expected = _probes(n) if n <= _KEPT else _make_probes(n)
     slopes = np.where(sloped, 1.0 - alphas, 0.0)
-    apart = np.expm1(slopes * (logs[probes] - logs[:-1]))
-    apart += expected
-    bounds = np.where(sloped, np.abs(apart, out=apart).max(axis=0), np.inf)
     counts = np.arange(n, dtype=np.float64)
     best_start, best = -1, np.inf
     while True:
@@ -175,6 +172,25 @@ def _smallest_distance(logs: Array, alphas: Array) -> tuple[int, float] | None:
         expected = (position - counts[earlier]) / (n - counts[earlier])
         anew = _apart(logs[position] - logs[earlier], slopes[earlier], expected)
         np.maximum(bounds[earlier], anew, out=bounds[earlier])
+
+
+def lower_bounds(logs: Array, alphas: Array) -> Array:
+    """A lower bound of every start's D, from a few positions of its tail.
+
+    Args:
+        logs: ln(x / x_max), shape (n,), ascending.
+        alphas: exponent of every start, shape (n - 1,).
+
+    Returns:
+        The bounds, shape (n - 1,); inf where a tail has no slope.
+    """
+    n = logs.size
+    sloped = (alphas > 1.0) & (alphas < np.inf)
+    slopes = np.where(sloped, 1.0 - alphas, 0.0)
+    probes, expected = _probes(n) if n <= _KEPT else _make_probes(n)
+    apart = np.expm1(slopes * (logs[probes] - logs[:-1]))
+    apart += expected
+    return np.where(sloped, np.abs(apart, out=apart).max(axis=0), np.inf)
 
 
 def _apart(rises: Array, slopes: Array | np.float64, expected: Array) -> Array:
