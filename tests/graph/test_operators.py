@@ -28,6 +28,7 @@ from build_models import (
     run,
     run_all,
     scales,
+    short_integers,
     singular_values,
     subgraph,
     tensor,
@@ -608,7 +609,7 @@ def as_constants(**given: Array | float) -> dict[str, Array]:
 @SIZES
 @pytest.mark.parametrize("per_column", [False, True])
 def test_qlinear_matmul(per_column: bool, outputs: int, inputs: int) -> None:
-    codes, x = integers(inputs, outputs), integers(BATCH, inputs, dtype=np.uint8, seed=1)
+    codes, x = short_integers(inputs, outputs), integers(BATCH, inputs, dtype=np.uint8, seed=1)
     scale = scales(outputs) if per_column else scales()
     zero = integers(outputs, seed=3) if per_column else np.array(5, np.int8)
     expected = values_of(x, np.array(0.02), np.array(128.0)) @ values_of(codes, scale, zero, axis=1)
@@ -627,7 +628,7 @@ def test_qlinear_matmul(per_column: bool, outputs: int, inputs: int) -> None:
 @pytest.mark.parametrize("per_output", [False, True])
 @pytest.mark.parametrize("transposed", [0, 1])
 def test_q_gemm(transposed: int, per_output: bool, outputs: int, inputs: int) -> None:
-    codes = integers(outputs, inputs) if transposed else integers(inputs, outputs)
+    codes = short_integers(outputs, inputs) if transposed else short_integers(inputs, outputs)
     scale = scales(outputs) if per_output else scales()
     zero = np.zeros(outputs, np.int8) if per_output else np.array(-3, np.int8)
     tensors = as_constants(w=codes, ws=scale, wz=zero, xs=np.float32(0.02), xz=np.uint8(128))
@@ -646,7 +647,7 @@ def test_q_gemm(transposed: int, per_output: bool, outputs: int, inputs: int) ->
 def test_matmul_integer(order: str, per_column: bool, outputs: int, inputs: int) -> None:
     """The scale of the weight is in a later Mul, by the product of both scales."""
     scale = scales(outputs) if per_column else scales()
-    tensors = as_constants(w=integers(inputs, outputs), ws=scale, xz=np.uint8(128))
+    tensors = as_constants(w=short_integers(inputs, outputs), ws=scale, xz=np.uint8(128))
     tensors["wz"] = integers(outputs, seed=3) if per_column else np.array(5, np.int8)
     nodes = [
         node("MatMulInteger", ["x", "w", "xz", "wz"], ["sums"]),
@@ -680,7 +681,7 @@ def test_matmul_integer_from_the_left() -> None:
 @pytest.mark.parametrize("per_column", [False, True])
 @pytest.mark.parametrize("op_type", ["MatMulIntegerToFloat", "DynamicQuantizeMatMul"])
 def test_integer_products_that_give_floats(op_type: str, per_column: bool, outputs: int, inputs: int) -> None:
-    tensors = as_constants(w=integers(inputs, outputs), xs=np.float32(1), xz=np.uint8(0))
+    tensors = as_constants(w=short_integers(inputs, outputs), xs=np.float32(1), xz=np.uint8(0))
     tensors["ws"] = scales(outputs) if per_column else scales()
     tensors["wz"] = np.full(outputs, 3, np.int8) if per_column else np.array(3, np.int8)
     dynamic = op_type == "DynamicQuantizeMatMul"
@@ -695,7 +696,7 @@ def test_integer_products_that_give_floats(op_type: str, per_column: bool, outpu
 @pytest.mark.parametrize("shape", [(6, 4, 3), (6, 4, 3, 3), (40, 24, 3, 3)])
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_qlinear_convolution(per_channel: bool, shape: tuple[int, ...]) -> None:
-    codes, kernel = integers(*shape), shape[2:]
+    codes, kernel = short_integers(*shape), shape[2:]
     x = integers(1, shape[1], *(n + 2 for n in kernel), dtype=np.uint8, seed=1)
     scale = scales(shape[0]) if per_channel else scales()
     zero = np.zeros(shape[0], np.int8) if per_channel else np.array(0, np.int8)
@@ -731,7 +732,7 @@ def test_conv_integer(scale_shape: tuple[int, ...]) -> None:
 
 def test_quantised_attention() -> None:
     """At a length of one the softmax is 1, and what comes out is the value projection."""
-    tensors = as_constants(w=integers(8, 24), ws=scales(), wz=np.int8(4), xs=np.float32(0.02), xz=np.uint8(128))
+    tensors = as_constants(w=short_integers(8, 24), ws=scales(), wz=np.int8(4), xs=np.float32(0.02), xz=np.uint8(128))
     tensors["b"] = np.zeros(24, np.float32)
     operands = ["x", "w", "b", "xs", "ws", "", "xz", "wz"]
     proto = model(
@@ -755,7 +756,7 @@ def test_dynamically_quantised_lstm(directions: int, per_gate: bool) -> None:
     columns = 4 * hidden
     tensors: dict[str, Array] = {}
     for name, rows in (("w", inputs), ("r", hidden)):
-        tensors[name] = integers(directions, rows, columns)
+        tensors[name] = short_integers(directions, rows, columns)
         tensors[f"{name}s"] = scales(*((directions, columns) if per_gate else (directions,)), seed=rows) / 10
         tensors[f"{name}z"] = np.zeros_like(tensors[f"{name}s"], dtype=np.int8)
     attributes = {"hidden_size": hidden, "direction": ["forward", "bidirectional"][directions - 1]}
