@@ -163,13 +163,14 @@ def why_not(layer: WeightLayer, options: Options) -> str:
 
 def describe_layer(layer: WeightLayer, options: Options) -> Row:
     """What is known of a layer without reading it."""
+    N, M = layer.N, layer.M
     return {
         "layer_id": layer.layer_id,
         "name": layer.name,
         "layer_type": layer.layer_type.label,
-        "N": layer.N,
-        "M": layer.M,
-        "Q": layer.N / layer.M if layer.M else np.nan,
+        "N": N,
+        "M": M,
+        "Q": N / M if M else np.nan,
         "rf": layer.rf,
         "num_evals": num_evals(layer, options),
         "weight_dtype": layer.dtype,
