@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,13 +29,10 @@ from .spectral.solver import Solver
 from .spectral.trace_log import trace_log
 from .spectral.transforms import convolution_spectrum, fft, glorot_factor, spacing_metrics
 from .spectral.vectors import Localization, measure_vectors, vector_metrics
-from .tails import fit_tail, tail_row
+from .tails import Tail, fit_tails, tail_row
 
 Row: TypeAlias = dict[str, Any]
 Load: TypeAlias = Callable[[], NDArray[Any]]
-
-#: Options that cost more than Python's overhead: their work is done where the spectrum is computed.
-_HEAVY = ("randomize", "vectors", "subsample", "ci", "gof", "alternatives", "lanczos_above")
 
 #: Gram matrices of shuffles are decomposed together up to this size.
 SHARED_BYTES = 8 << 20
@@ -54,11 +51,11 @@ class Finding:
 
     Attributes:
         spectrum: its eigenvalues before any scaling, or why it has none.
-        rows: its rows, where more than the spectrum went into them; None where they follow from it.
+        rows: its rows.
     """
 
     spectrum: Spectrum | WeightError
-    rows: list[Row] | None = None
+    rows: list[Row]
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class _Case:
 
     Attributes:
         layer: the layer.
-        esd: its eigenvalues, ascending, scaled by conv2d_norm.
+        own: its eigenvalues, ascending, scaled by conv2d_norm.
         rank: its matrix rank.
         spectrum: the same eigenvalues, matrix by matrix.
         rf: how many matrices are pooled in the row.
@@ -96,7 +93,7 @@ class _Case:
     """
 
     layer: WeightLayer
-    esd: Array
+    own: Array
     rank: int
     spectrum: Spectrum
     rf: int
@@ -105,6 +102,19 @@ class _Case:
     factor: float
     options: Options
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def esd(self) -> Array:
+        """The eigenvalues that are analysed: with the option `inverse` those of the inverse, zeros left out."""
+        inverted = self.options.inverse and self.rank
+        return 1.0 / self.spectrum.nonzero[::-1] if inverted else self.own
+
+    @cached_property
+    def fitted(self) -> Array:
+        """The eigenvalues whose tail is fitted."""
+        if self.options.subsample != "farms":
+            return self.esd
+        return farms_spectrum(self.load, self.layer.eps).scaled(self.factor).pooled
 
 
 def check_device(options: Options) -> None:
@@ -153,13 +163,14 @@ def why_not(layer: WeightLayer, options: Options) -> str:
 
 def describe_layer(layer: WeightLayer, options: Options) -> Row:
     """What is known of a layer without reading it."""
+    N, M = layer.N, layer.M
     return {
         "layer_id": layer.layer_id,
         "name": layer.name,
         "layer_type": layer.layer_type.label,
-        "N": layer.N,
-        "M": layer.M,
-        "Q": layer.N / layer.M if layer.M else np.nan,
+        "N": N,
+        "M": M,
+        "Q": N / M if M else np.nan,
         "rf": layer.rf,
         "num_evals": num_evals(layer, options),
         "weight_dtype": layer.dtype,
@@ -179,13 +190,13 @@ def analyze_layer(layer: WeightLayer, options: Options) -> list[Row]:
 
 def analyze_layers(layers: Sequence[WeightLayer], options: Options) -> list[list[Row]]:
     """The rows of each layer; the spectra of small layers are computed together."""
-    return [complete(layer, found, options) for layer, found in zip(layers, prepare(layers, options), strict=True)]
+    return [found.rows for found in prepare(layers, options)]
 
 
 def prepare(
     layers: Sequence[WeightLayer], options: Options, known: Sequence[Spectrum | None] | None = None
 ) -> list[Finding]:
-    """The part of an analysis that is worth a thread of its own.
+    """What the analysis of some layers finds; their spectra and their fits are computed together where that is faster.
 
     Args:
         layers: of which.
@@ -193,20 +204,17 @@ def prepare(
         known: spectra that were computed before, None where one was not.
 
     Returns:
-        For each layer its spectrum, or why it has none; where the options ask for more than the spectrum can tell
-        (other decompositions, resampling), its rows too.
+        What was found of each layer. It never raises for what is in the weights.
     """
     try:
         found = _all_spectra(layers, options, known) if known and any(known) else _spectra(layers, options)
+        return [Finding(each, rows) for each, rows in zip(found, _rows(layers, found, options), strict=True)]
     except MemoryError:
         if len(layers) > 1:
             each = known or [None] * len(layers)
             return [one for layer, own in zip(layers, each, strict=True) for one in prepare([layer], options, [own])]
-        return [Finding(WeightError(f"not enough memory for a layer of shape {list(layers[0].shape)}"))]
-    heavy = any(getattr(options, name) for name in _HEAVY) or options.fit != "PL"
-    return [
-        Finding(each, _rows(layer, each, options) if heavy else None) for layer, each in zip(layers, found, strict=True)
-    ]
+        error = _no_memory(layers[0])
+        return [Finding(error, refused(layers[0], str(error), options))]
 
 
 def _all_spectra(
@@ -219,43 +227,66 @@ def _all_spectra(
     return [next(missing) if own is None else own for own in used]
 
 
-def complete(layer: WeightLayer, finding: Finding, options: Options) -> list[Row]:
-    """The rows of a layer from what `prepare` found."""
-    return _rows(layer, finding.spectrum, options) if finding.rows is None else finding.rows
-
-
 def refused(layer: WeightLayer, reason: str, options: Options) -> list[Row]:
     """The rows of a layer that is not computed, for this reason."""
     return [failed_row(describe_layer(layer, options), reason, options)]
 
 
-def _rows(layer: WeightLayer, found: Spectrum | WeightError, options: Options) -> list[Row]:
-    about = describe_layer(layer, options)
+def _rows(layers: Sequence[WeightLayer], found: Sequence[Spectrum | WeightError], options: Options) -> list[list[Row]]:
+    """The rows of each layer; tails of equal size are fitted together."""
+    cases = [_cases(layer, each, options) for layer, each in zip(layers, found, strict=True)]
+    fitted = [case.fitted for some in cases if not isinstance(some, WeightError) for case in some]
+    tails = iter(fit_tails(fitted, options))
+    rows: list[list[Row]] = []
+    for layer, some in zip(layers, cases, strict=True):
+        about = describe_layer(layer, options)
+        if isinstance(some, WeightError):
+            rows.append([failed_row(about, str(some), options)])
+            continue
+        own = [next(tails) for _ in some]
+        try:
+            metrics = [_metrics(case, tail) for case, tail in zip(some, own, strict=True)]
+        except WeightError as error:
+            rows.append([failed_row(about, str(error), options)])
+        except MemoryError:
+            rows.append([failed_row(about, str(_no_memory(layer)), options)])
+        else:
+            slices: list[Row] = [{} if options.pool else {"slice_id": index} for index in range(len(some))]
+            rows.append([about | which | row for which, row in zip(slices, metrics, strict=True)])
+    return rows
+
+
+def _cases(layer: WeightLayer, found: Spectrum | WeightError, options: Options) -> list[_Case] | WeightError:
+    """The rows of a layer before they are filled; or why it has none."""
     if isinstance(found, WeightError):
-        return [failed_row(about, str(found), options)]
+        return found
     factor = scale(layer, options)
     whole = found.scaled(factor)
+    load = partial(_transformed, layer.matrices, options)
     try:
         shuffles = [shuffle.scaled(factor) for shuffle in _shuffles(layer, options)] if whole.eigenvalues.any() else []
-        load = partial(_transformed, layer.matrices, options)
         if options.pool:
             esds = tuple(shuffle.pooled for shuffle in shuffles)
             rank = int(whole.ranks.sum())
-            case = _Case(layer, whole.pooled, rank, whole, layer.rf, esds, load, factor, options)
-            return [about | _metrics(case)]
-        rows = []
-        for index, esd in enumerate(whole.eigenvalues):
-            esds = tuple(shuffle.eigenvalues[index] for shuffle in shuffles)
-            rank = int(whole.ranks[index])
-            one = partial(_one_of, load, index)
-            alone = whole.slice(index)
-            case = _Case(layer, esd, rank, alone, 1, esds, one, factor, options)
-            rows.append(about | {"slice_id": index} | _metrics(case))
+            cases = [_Case(layer, whole.pooled, rank, whole, layer.rf, esds, load, factor, options)]
+        else:
+            cases = []
+            for index, esd in enumerate(whole.eigenvalues):
+                esds = tuple(shuffle.eigenvalues[index] for shuffle in shuffles)
+                rank = int(whole.ranks[index])
+                one = partial(_one_of, load, index)
+                cases.append(_Case(layer, esd, rank, whole.slice(index), 1, esds, one, factor, options))
+        for case in cases:
+            _ = case.fitted  # computed here, where windows that are refused cost this layer alone
     except WeightError as error:
-        return [failed_row(about, str(error), options)]
+        return error
     except MemoryError:
-        return [failed_row(about, f"not enough memory for a layer of shape {list(layer.shape)}", options)]
-    return rows
+        return _no_memory(layer)
+    return cases
+
+
+def _no_memory(layer: WeightLayer) -> WeightError:
+    return WeightError(f"not enough memory for a layer of shape {list(layer.shape)}")
 
 
 def failed_row(about: Row, reason: str, options: Options) -> Row:
@@ -379,13 +410,13 @@ def _shuffles(layer: WeightLayer, options: Options) -> list[Spectrum]:
     return found
 
 
-def _metrics(case: _Case) -> Row:
-    """Every number of one row, from its eigenvalues."""
-    esd, rank, options = case.esd, case.rank, case.options
-    own = norms(esd, rank, options.tolerance)
+def _metrics(case: _Case, tail: Tail) -> Row:
+    """Every number of one row, from its eigenvalues and the law of their tail."""
+    esd, rank, options, fit = case.esd, case.rank, case.options, tail.fit
+    own = norms(case.own, rank, options.tolerance)
     row: Row = {
-        "sv_max": math.sqrt(esd[-1]),
-        "sv_min": math.sqrt(esd[0]),
+        "sv_max": math.sqrt(case.own[-1]),
+        "sv_min": math.sqrt(case.own[0]),
         "matrix_rank": rank,
         "rank_loss": own.rank_loss,
         "weak_rank_loss": own.weak_rank_loss,
@@ -403,8 +434,9 @@ def _metrics(case: _Case) -> Row:
         row |= dict.fromkeys(("sv_min", "matrix_rank", "rank_loss"), np.nan)
         row["weak_rank_loss"] = own.weak_rank_loss if case.spectrum.error < options.tolerance else np.nan
         case.notes.append("rank below float32's resolution")
-    if options.inverse and rank:
-        esd = _inverse(case)
+    if esd is not case.own:
+        zeros = case.own.size - rank
+        case.notes.extend([f"{zeros} zero eigenvalues left out of the inverse"] * bool(zeros))
         own = norms(esd, rank, options.tolerance)
     row |= {
         "norm": own.norm,
@@ -416,9 +448,7 @@ def _metrics(case: _Case) -> Row:
         "entropy": own.entropy,
         "alpha_null": alpha_null(case.layer.N, case.layer.M, case.rf),
     }
-    fitted = _fitted_esd(case, esd)
-    tail, fit = tail_row(esd, fitted, options, case.layer.layer_id, case.notes)
-    row |= tail
+    row |= tail_row(tail, esd, case.fitted, options, case.layer.layer_id, case.notes)
     if about is not None:
         row["alpha_error"] = _alpha_error(about, fit, options)
         case.notes.append("approximate" if fit.reason else f"approximate: alpha ± {row['alpha_error']:.2g}")
@@ -436,23 +466,16 @@ def _metrics(case: _Case) -> Row:
     if options.deltas:
         row |= spacing_metrics(esd, fit.xmin).columns
     if options.keep:
-        row[KEPT] = Kept(esd, fitted, case.shuffles[0] if case.shuffles else None, vectors)
+        row[KEPT] = Kept(esd, case.fitted, case.shuffles[0] if case.shuffles else None, vectors)
     return row | {"warning": ", ".join(case.notes)}
-
-
-def _fitted_esd(case: _Case, esd: Array) -> Array:
-    """The eigenvalues whose tail is fitted."""
-    if case.options.subsample != "farms":
-        return esd
-    return farms_spectrum(case.load, case.layer.eps).scaled(case.factor).pooled
 
 
 def _alpha_error(about: Approximation, fit: PowerLaw, options: Options) -> float:
     """How far alpha may be from that of the exact eigenvalues: as far as that of any spectrum that is as likely."""
     if fit.reason:
         return np.nan
-    fits = [fit_tail(np.sort(other, axis=None), options).fit.alpha for other in about.replicates]
-    return float(np.fmax.reduce(np.abs(np.array(fits) - fit.alpha)))
+    tails = fit_tails([np.sort(other, axis=None) for other in about.replicates], options)
+    return float(np.fmax.reduce(np.abs(np.array([tail.fit.alpha for tail in tails]) - fit.alpha)))
 
 
 def _trace_log(esd: Array, fit: PowerLaw) -> Row:
@@ -480,14 +503,14 @@ def _bulk(case: _Case, esd: Array, prefix: str) -> Row:
 def _randomized(case: _Case, row: Row) -> Row:
     """The layer against its own shuffles; the first of them stands for the randomised layer, as in WeightWatcher."""
     shuffle = case.shuffles[0]
-    test = shuffle_test(case.esd, case.shuffles)
+    test = shuffle_test(case.own, case.shuffles)
     found: Row = {
         "rand_ks": test.distance,
         "rand_p_value": test.p_value,
         "max_rand_eval": float(shuffle[-1]),
-        "rand_distance": jensen_shannon_distance(case.esd, shuffle),
-        "ww_softrank": float(shuffle[-1] / case.esd[-1]),
-        "ww_maxdist": float(case.esd[-1] - shuffle[-1]),
+        "rand_distance": jensen_shannon_distance(case.own, shuffle),
+        "ww_softrank": float(shuffle[-1] / case.own[-1]),
+        "ww_maxdist": float(case.own[-1] - shuffle[-1]),
         **_bulk(case, shuffle, "rand_"),
     }
     found["num_traps"] = found.get("rand_num_spikes", np.nan)
@@ -495,10 +518,3 @@ def _randomized(case: _Case, row: Row) -> Row:
         found["status"] = "random-like"
         found["reason"] = f"its ESD can't be told from that of its shuffled weights (p = {test.p_value:.2g})"
     return found
-
-
-def _inverse(case: _Case) -> Array:
-    """The ESD of the inverse: the `rank` largest eigenvalues inverted; zeros have no inverse and are left out."""
-    if case.rank < case.esd.size:
-        case.notes.append(f"{case.esd.size - case.rank} zero eigenvalues left out of the inverse")
-    return 1.0 / case.spectrum.nonzero[::-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ from .spectral.esd import Array
 from .spectral.fingers import clip_fingers, fit_from_peak
 from .spectral.hill import fit_hill
 from .spectral.norms import log_alpha_norm
-from .spectral.power_law import PowerLaw, fit_power_law
+from .spectral.power_law import PowerLaw, fit_power_law, fit_power_laws
 from .spectral.truncated_power_law import fit_truncated_power_law
 from .spectral.uncertainty import bootstrap_interval, goodness_of_fit
 
@@ -38,17 +39,17 @@ class Tail:
     notes: tuple[str, ...] = ()
 
 
-def tail_row(esd: Array, fitted_esd: Array, options: Options, layer_id: int, notes: list[str]) -> tuple[Row, PowerLaw]:
+def tail_row(tail: Tail, esd: Array, fitted_esd: Array, options: Options, layer_id: int, notes: list[str]) -> Row:
     """The columns of the power law, what follows from it, and the verdict.
 
     Args:
+        tail: the law that was fitted.
         esd: eigenvalues of the layer, ascending.
         fitted_esd: those whose tail is fitted: the same, or the pooled ones of windows (subsample="farms").
         options: which law and which estimator.
         layer_id: seeds what is random.
         notes: collects what the `warning` column says.
     """
-    tail = fit_tail(fitted_esd, options)
     fit = tail.fit
     fitted = not fit.reason
     notes += tail.notes
@@ -71,11 +72,17 @@ def tail_row(esd: Array, fitted_esd: Array, options: Options, layer_id: int, not
         "reason": fit.reason,
         **tail.extra,
     }
-    return row | (_certainty(fitted_esd, fit, options, layer_id) if fitted else {}), fit
+    return row | (_certainty(fitted_esd, fit, options, layer_id) if fitted else {})
 
 
-def fit_tail(esd: Array, options: Options) -> Tail:
-    """Fit the law that the options ask for."""
+def fit_tails(esds: Sequence[Array], options: Options) -> list[Tail]:
+    """Fit the law that the options ask for to each ESD; no bit of a fit depends on the others."""
+    if options.fit == "PL" and options.estimator == "mle" and options.fix_fingers is None:
+        return [Tail(fit) for fit in fit_power_laws(esds, options.ignore_largest)]
+    return [_fit_tail(esd, options) for esd in esds]
+
+
+def _fit_tail(esd: Array, options: Options) -> Tail:
     if options.fit != "PL":
         return _truncated(esd, options)
     if options.estimator == "hill":
@@ -86,10 +93,8 @@ def fit_tail(esd: Array, options: Options) -> Tail:
         return Tail(fit, notes=(note,) if disagree else ())
     if options.fix_fingers == "xmin_peak":
         return Tail(fit_from_peak(esd, options.ignore_largest))
-    if options.fix_fingers == "clip_xmax":
-        clipped = clip_fingers(esd, options.max_fingers, options.finger_thresh)
-        return Tail(clipped.fit, {"num_fingers": clipped.num_fingers, "raw_alpha": clipped.raw_alpha})
-    return Tail(fit_power_law(esd, options.ignore_largest))
+    clipped = clip_fingers(esd, options.max_fingers, options.finger_thresh)
+    return Tail(clipped.fit, {"num_fingers": clipped.num_fingers, "raw_alpha": clipped.raw_alpha})
 
 
 def _truncated(esd: Array, options: Options) -> Tail:

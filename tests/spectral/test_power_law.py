@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigvalsh_tridiagonal
 
 from wwonnx.spectral import power_law, tail
-from wwonnx.spectral.power_law import PowerLaw, Scan, exponents, fit_power_law, power_law_scan
+from wwonnx.spectral.power_law import PowerLaw, Scan, exponents, fit_power_law, fit_power_laws, power_law_scan
 
 Array = NDArray[np.float64]
 
@@ -167,17 +167,17 @@ def test_of_equal_distances_the_first_start_wins(values: list[float]) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_of_many_equal_distances_the_first_start_wins(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = power_law.distance
+    exact = power_law.distances
 
-    def coarse(*args: Any) -> tuple[float, int]:
+    def coarse(*args: Any) -> tuple[Array, NDArray[np.intp]]:
         d, position = exact(*args)
-        return math.ceil(d * 20) / 20, position
+        return np.ceil(d * 20) / 20, position
 
     esd = np.sort(np.random.default_rng(seed).lognormal(0.0, 1.0, 200))
     x = tail_of(esd)
     distances = np.ceil(every_start(x)[1] * 20) / 20
     assert np.count_nonzero(distances == distances.min()) > 1
-    monkeypatch.setattr(power_law, "distance", coarse)
+    monkeypatch.setattr(power_law, "distances", coarse)
     fit = fit_power_law(esd)
     assert distances.min() == fit.D
     assert start_of(fit, x) == distances.argmin()
@@ -187,8 +187,17 @@ def test_a_start_whose_bound_is_the_best_distance_is_not_passed_over(monkeypatch
     x = np.concatenate([[1e-3], 1.0 + np.arange(10.0)])
     alphas, distances = every_start(x)
     assert distances.argmax() == 0
-    monkeypatch.setattr(power_law, "distance", lambda *_: (distances[0], 0))
+    monkeypatch.setattr(power_law, "distances", lambda *_: (distances[:1], np.zeros(1, dtype=np.intp)))
     assert fit_power_law(x).alpha == pytest.approx(alphas[0], rel=1e-12)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(spectra(), min_size=1, max_size=6), st.integers(2, 60), st.integers(0, 2))
+def test_no_bit_of_a_fit_depends_on_the_others(esds: list[Array], size: int, ignored: int) -> None:
+    """Cut to one size, of which thresholds leave more or less."""
+    some = [np.sort(np.resize(esd, size)) for esd in esds] + esds
+    together = fit_power_laws(some, ignored)
+    assert [repr(fit) for fit in together] == [repr(fit_power_law(esd, ignored)) for esd in some]
 
 
 @pytest.mark.parametrize("esd", [np.array([1.0, 1.0, 1.0, 2.0]), np.array([0.0, 1.0, 1.0, 1.0, 1.0, 2.0])])
@@ -350,15 +359,15 @@ def test_distance_against_many_digits(x: Array) -> None:
 
 def counted(monkeypatch: pytest.MonkeyPatch, esd: Array) -> int:
     calls = 0
-    exact = power_law.distance
+    exact = power_law.distances
 
-    def count(*args: Any) -> tuple[float, int]:
+    def count(*args: Any) -> tuple[Array, NDArray[np.intp]]:
         nonlocal calls
         calls += 1
         return exact(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(power_law, "distance", count)
+        patch.setattr(power_law, "distances", count)
         fit_power_law(esd)
     return calls
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wwonnx.spectral import power_law_batch
+from wwonnx.spectral import power_law, power_law_batch
 from wwonnx.spectral.power_law import fit_power_law
 from wwonnx.spectral.power_law_batch import fit_power_laws
 
@@ -76,13 +76,13 @@ def test_a_flat_sample_has_no_tail_and_spoils_no_other() -> None:
 def test_only_a_few_tails_are_computed_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
     """What makes bootstraps cheap: every D that is computed sharpens the bounds of all others."""
     computed = 0
-    honest = power_law_batch._distance
+    honest = power_law.distances
 
     def counted(logs: Array, slopes: Array, starts: NDArray[np.intp]) -> tuple[Array, NDArray[np.intp]]:
         nonlocal computed
         computed += starts.size
         return honest(logs, slopes, starts)
 
-    monkeypatch.setattr(power_law_batch, "_distance", counted)
+    monkeypatch.setattr(power_law, "distances", counted)
     fit_power_laws(np.sort(1.0 + np.random.default_rng(2).pareto(1.5, (100, 768)), axis=1))
     assert computed < 100 * 15

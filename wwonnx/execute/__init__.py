@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..analysis import Finding, Row, complete
+from ..analysis import Finding, Row
 from ..errors import OptionError
 from ..layer import WeightLayer
 from ..options import Options, whole
@@ -117,7 +117,7 @@ def run(
 
     steps = local.Steps(
         job=lambda some: Job(tuple(some), options),
-        complete=lambda layer, finding: seen(complete(layer, finding, options)),
+        complete=lambda _, finding: seen(finding.rows),
         refuse=lambda layer, reason: seen(refuse(layer, reason, options)),
         lanczos_above=options.lanczos_above,
     )

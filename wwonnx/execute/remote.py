@@ -20,7 +20,6 @@ from concurrent.futures import (
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from .. import analysis
 from ..analysis import Finding, Row
 from ..errors import OptionError, WwonnxError
 from ..layer import WeightLayer
@@ -83,9 +82,7 @@ def compute(job: Job, threads: int | None, version: str) -> list[Finding]:
     huge = any(layer.M >= ALONE for layer in job.layers)
     large = any(layer.M >= LARGE for layer in job.layers)
     with blas.all_threads(threads) if huge else blas.one_thread_each(with_scipy=large):
-        found = job()
-        rows = [analysis.complete(layer, one, job.options) for layer, one in zip(job.layers, found, strict=True)]
-    return [replace(one, rows=own) for one, own in zip(found, rows, strict=True)]
+        return job()
 
 
 @dataclass(frozen=True)

@@ -148,18 +148,17 @@ class _Run:
         return True
 
     def _complete(self, layer: WeightLayer, finding: Finding) -> Rows:
-        rows = analysis.complete(layer, finding, self.options)
         own = self._keys[id(layer)]
         # A layer that failed is tried again: what was wrong, memory or a file, may have been mended.
         if own is not None and isinstance(finding.spectrum, Spectrum):
             about = analysis.describe_layer(layer, self.options)
             rest = [
                 {name: value for name, value in row.items() if name not in about and name != analysis.KEPT}
-                for row in rows
+                for row in finding.rows
             ]
             self.store.keep(Use(self.model, about, own), self._important, rest, finding.spectrum)
             self.claims.release(own.result)
-        return self._found(layer, rows)
+        return self._found(layer, finding.rows)
 
     def _refuse(self, layer: WeightLayer, reason: str) -> Rows:
         return self._found(layer, refuse(layer, reason, self.options))

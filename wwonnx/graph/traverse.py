@@ -41,7 +41,7 @@ def subgraphs(node: ir.Node) -> list[ir.Graph]:
     found: list[ir.Graph] = []
     if not node.attributes:
         return found
-    for attribute in node.attributes.values():
+    for attribute in node.attributes.data.values():  # of the dict itself: a UserDict's own values are slow
         if attribute.type not in _HOLD_GRAPHS or attribute.is_ref():
             continue
         if attribute.type == ir.AttributeType.GRAPH:

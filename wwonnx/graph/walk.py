@@ -146,15 +146,16 @@ def walk(model: ir.Model, splits: Splits | None = None) -> Walk:
             for reading in operand.readings:
                 use = Use(node.op_type, node.name or "", operand.index, operand.layer_type)
                 weight = Found(operand.weight, operand, reading, node, [use], dict.fromkeys(operand.weight.leaves))
+                identity = weight.identity
                 # A lookup at constant indices (positions) is an embedding too, unless its result ends in a weight.
                 if inside:
                     tables.append(weight)
                     found[id(weight)] = weight
-                elif weight.identity in found:
-                    found[weight.identity].uses.append(use)
-                    found[weight.identity].leaves.update(weight.leaves)
+                elif identity in found:
+                    found[identity].uses.append(use)
+                    found[identity].leaves.update(weight.leaves)
                 else:
-                    found[weight.identity] = weight
+                    found[identity] = weight
         if not inside and not is_known(node):
             refused.extend(_unknown(node, finder))
     taken = {leaf for refusal in refused for leaf in refusal.leaves}

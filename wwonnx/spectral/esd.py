@@ -193,7 +193,12 @@ def _eigenvalues(grams: Sequence[Array]) -> list[Array | WeightError]:
         values = np.linalg.eigvalsh(stack.swapaxes(1, 2))
     except np.linalg.LinAlgError as error:
         return [WeightError(f"the eigenvalues did not converge ({error})") for _ in grams]
-    return list(np.split(values, np.cumsum([len(gram) for gram in grams])[:-1]))
+    found: list[NDArray[Any] | WeightError] = []
+    start = 0
+    for gram in grams:
+        found.append(values[start : start + len(gram)])
+        start += len(gram)
+    return found
 
 
 def _with_errors(values: Array, errors: Array) -> Spectrum:
@@ -216,6 +221,8 @@ def _with_ranks(values: Array, load: Load, eps: float) -> Spectrum:
     largest = values[:, -1:]
     noise = (2.0 + 0.25 * np.sqrt(values.shape[1])) * _EPS64 * largest
     threshold = eps * eps * largest
+    if (values[:, :1] > threshold + noise).all():  # of full rank beyond doubt, as most are: small layers save the rest
+        return Spectrum(values, np.full(len(values), values.shape[1]))
     ranks = np.count_nonzero(values > threshold, axis=1)
     doubtful = ((values > threshold - noise) & (values < threshold + noise)).any(axis=1) & (largest[:, 0] > 0.0)
     for index in np.flatnonzero(doubtful):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +14,11 @@ from .esd import Array
 from .tail import fittable
 
 #: Positions in a tail at which a first, lower bound of every D is taken.
-_PROBES = np.linspace(0.0, 1.0, 16)
+_PROBES = np.linspace(0.0, 1.0, 12)
 #: A tail whose ends differ by less than this has no slope: what differs is rounding.
 _FLAT = 1e-10
+#: Values that are fitted together: their probes take 1.5 MiB.
+_BLOCK = 1 << 14
 #: A scan has so many starts, whatever it costs.
 _FEWEST_STARTS = 100
 
@@ -72,11 +76,35 @@ def fit_power_law(esd: Array, ignore_largest: int = 0) -> PowerLaw:
     Returns:
         The fit; one with a `reason` where there is no tail to fit.
     """
-    x, reason = fittable(esd, ignore_largest)
-    if reason:
-        return PowerLaw.failed(reason)
-    logs, alphas = exponents(x)
-    return closest_fit(x, logs, alphas) or PowerLaw.failed("the eigenvalues are all equal: no tail")
+    return fit_power_laws([esd], ignore_largest)[0]
+
+
+def fit_power_laws(esds: Sequence[Array], ignore_largest: int = 0) -> list[PowerLaw]:
+    """`fit_power_law` of each ESD; those of equal size are fitted together, which changes no bit of any."""
+    fits: list[PowerLaw] = []
+    alike: dict[int, list[tuple[int, Array]]] = {}
+    for index, esd in enumerate(esds):
+        x, reason = fittable(esd, ignore_largest)
+        fits.append(PowerLaw.failed(reason or "the eigenvalues are all equal: no tail"))
+        if not reason:
+            alike.setdefault(esd.size, []).append((index, x))
+    for some in alike.values():
+        for (index, _), fit in zip(some, _closest_fits([x for _, x in some]), strict=True):
+            fits[index] = fit or fits[index]
+    return fits
+
+
+def _closest_fits(xs: list[Array]) -> Iterator[PowerLaw | None]:
+    """As `closest_fit`, for each of some values that may begin at every start."""
+    n = max(x.size for x in xs)
+    # They end together: what stands before the first value of a shorter one takes no part in any of its tails.
+    values = np.array([np.concatenate((np.full(n - x.size, x[0]), x)) if x.size < n else x for x in xs])
+    logs, alphas = exponents(values)
+    for x, row in zip(xs, alphas, strict=True):
+        row[: n - x.size] = np.inf
+    starts, distances = closest_starts(logs, alphas)
+    for x, row, start, apart in zip(xs, alphas, starts.tolist(), distances.tolist(), strict=True):
+        yield _power_law(x, float(row[start]), start - (n - x.size), apart) if start < n else None
 
 
 def closest_fit(x: Array, logs: Array, alphas: Array) -> PowerLaw | None:
@@ -90,17 +118,18 @@ def closest_fit(x: Array, logs: Array, alphas: Array) -> PowerLaw | None:
     Returns:
         The fit; None where no start has an exponent.
     """
-    best = _smallest_distance(logs, alphas)
-    if best is None:
-        return None
-    start, distance = best
-    alpha, tail = float(alphas[start]), x.size - start
+    (start,), (apart,) = closest_starts(logs[None], alphas[None])
+    return _power_law(x, float(alphas[start]), int(start), float(apart)) if start < x.size else None
+
+
+def _power_law(x: Array, alpha: float, start: int, apart: float) -> PowerLaw:
+    """The fit of the tail of x that begins at `start`, whose D is `apart`."""
     return PowerLaw(
         alpha=alpha,
         xmin=float(x[start]),
         xmax=float(x[-1]),
-        D=distance,
-        sigma=(alpha - 1.0) / float(np.sqrt(tail)),
+        D=apart,
+        sigma=(alpha - 1.0) / math.sqrt(x.size - start),
         num_pl_spikes=int(x.size - np.searchsorted(x, x[start])),
     )
 
@@ -112,18 +141,18 @@ def exponents(x: Array) -> tuple[Array, Array]:
     S_i = S_(i+1) + (n - 1 - i) ln(x_(i+1) / x_i).
 
     Args:
-        x: values, shape (n,), ascending, above zero, n >= 2.
+        x: values, shape (..., n), ascending along the last axis, above zero, n >= 2.
 
     Returns:
-        The logarithms, shape (n,), and the exponents, shape (n - 1,); inf where a tail is flat.
+        The logarithms, shape (..., n), and the exponents, shape (..., n - 1); inf where a tail is flat.
     """
-    gaps = np.log1p((x[1:] - x[:-1]) / x[:-1])
-    logs = np.concatenate((-np.cumsum(gaps[::-1])[::-1], [0.0]))
-    followers = np.arange(x.size - 1, 0, -1)
-    sums = np.cumsum((followers * gaps)[::-1])[::-1]
-    flat = logs[-1] - logs[:-1] < _FLAT
-    with np.errstate(divide="ignore"):
-        return logs, np.where(flat, np.inf, 1.0 + (followers + 1) / np.where(flat, 1.0, sums))
+    gaps = np.log1p((x[..., 1:] - x[..., :-1]) / x[..., :-1])
+    logs = np.zeros(x.shape)
+    logs[..., :-1] = -np.cumsum(gaps[..., ::-1], axis=-1)[..., ::-1]
+    followers = np.arange(x.shape[-1] - 1, 0, -1)
+    sums = np.cumsum((followers * gaps)[..., ::-1], axis=-1)[..., ::-1]
+    flat = -logs[..., :-1] < _FLAT
+    return logs, np.where(flat, np.inf, 1.0 + (followers + 1) / np.where(flat, 1.0, sums))
 
 
 def distance(logs: Array, alphas: Array, start: int) -> tuple[float, int]:
@@ -137,63 +166,97 @@ def distance(logs: Array, alphas: Array, start: int) -> tuple[float, int]:
     Returns:
         D, between 0 and 1, and the position in `logs` where it lies.
     """
-    tail = logs.size - start
-    apart = _apart(logs[start:] - logs[start], 1.0 - alphas[start], np.arange(tail) / tail)
-    offset = int(apart.argmax())
-    return float(apart[offset]), start + offset
+    found, position = distances(logs[None], 1.0 - alphas[start : start + 1], np.array([start]))
+    return float(found[0]), int(position[0])
 
 
-def _smallest_distance(logs: Array, alphas: Array) -> tuple[int, float] | None:
-    """The first start with the smallest D, without computing every D.
+def distances(logs: Array, slopes: Array, starts: NDArray[np.intp]) -> tuple[Array, NDArray[np.intp]]:
+    """D of one tail of each row, and the position in the row where it lies; both of shape (rows,).
+
+    Args:
+        logs: ln(x / x_max), shape (rows, n), ascending.
+        slopes: 1 - alpha of the tails, shape (rows,).
+        starts: index of each tail's first value, shape (rows,).
+    """
+    first, row = int(starts.min()), np.arange(starts.size)
+    # What stands before a tail's first value is as far apart as that: not at all.
+    offsets = np.maximum(np.arange(first, logs.shape[1]) - starts[:, None], 0)
+    rises = np.maximum(logs[:, first:] - logs[row, starts][:, None], 0.0)
+    apart = _apart(rises, slopes[:, None], offsets / (logs.shape[1] - starts)[:, None])
+    position = apart.argmax(axis=1)
+    return apart[row, position], first + position
+
+
+def closest_starts(logs: Array, alphas: Array) -> tuple[NDArray[np.intp], Array]:
+    """For each row the first start with the smallest D, and D; both of shape (rows,). Start n where there is none.
+
+    Args:
+        logs: ln(x / x_max), shape (rows, n), ascending.
+        alphas: exponent of every start, shape (rows, n - 1); inf, or NaN, for one that is not to be taken.
+    """
+    count, n = logs.shape
+    starts, smallest = np.full(count, n), np.full(count, np.inf)
+    together = max(1, _BLOCK // n)
+    for first in range(0, count, together):
+        block = slice(first, first + together)
+        _seek(logs[block], alphas[block], starts[block], smallest[block])
+    return starts, smallest
+
+
+def _seek(logs: Array, alphas: Array, starts: NDArray[np.intp], smallest: Array) -> None:
+    """Fill in `starts` and `smallest` without computing every D.
 
     D at a few positions of a tail is a lower bound of the tail's D. The start with the lowest bound is computed in
     full, and the position of its D, which is nearly that of its neighbours, bounds all other starts anew. Once the
     lowest bound passes the best D so far, none of the rest can be better: the answer is that of the full search, after
-    2 to 6 starts computed.
+    2 to 8 starts computed.
     """
     bounds = lower_bounds(logs, alphas)
-    sloped = bounds < np.inf
-    if not sloped.any():
-        return None
-    n = logs.size
-    slopes = np.where(sloped, 1.0 - alphas, 0.0)
-    counts = np.arange(n, dtype=np.float64)
-    best_start, best = -1, np.inf
+    slopes = np.where(bounds < np.inf, 1.0 - alphas, 0.0)
+    n = logs.shape[1]
+    left = np.arange(n, 1, -1)  # values of each tail
+    todo = np.arange(len(logs))
     while True:
-        start = int(bounds.argmin())
+        start, row = bounds.argmin(axis=1), np.arange(todo.size)
+        lowest = bounds[row, start]
         # The margin covers the last bit, in which a vector's exponential may differ from a shorter one's.
-        if bounds[start] > best * (1.0 + 1e-12) or bounds[start] == np.inf:
-            return best_start, best
-        d, position = distance(logs, alphas, start)
-        if d < best or (d == best and start < best_start):
-            best_start, best = start, d
-        bounds[start] = np.inf
-        earlier = slice(0, min(position, n - 1))
-        expected = (position - counts[earlier]) / (n - counts[earlier])
-        anew = _apart(logs[position] - logs[earlier], slopes[earlier], expected)
-        np.maximum(bounds[earlier], anew, out=bounds[earlier])
+        worth = (lowest <= smallest[todo] * (1.0 + 1e-12)) & (lowest < np.inf)
+        if not worth.all():
+            todo, start, row = todo[worth], start[worth], row[: np.count_nonzero(worth)]
+            if not todo.size:
+                return
+            logs, slopes, bounds = logs[worth], slopes[worth], bounds[worth]
+        found, position = distances(logs, slopes[row, start], start)
+        so_far = smallest[todo]
+        better = (found < so_far) | ((found == so_far) & (start < starts[todo]))
+        smallest[todo[better]], starts[todo[better]] = found[better], start[better]
+        bounds[row, start] = np.inf
+        earlier = slice(0, int(position.max()))
+        rises = np.maximum(logs[row, position][:, None] - logs[:, :-1][:, earlier], 0.0)
+        passed = np.maximum(position[:, None] - np.arange(n - 1)[earlier], 0) / left[earlier]
+        raised = bounds[:, earlier]
+        np.maximum(raised, _apart(rises, slopes[:, earlier], passed), out=raised)
 
 
 def lower_bounds(logs: Array, alphas: Array) -> Array:
     """A lower bound of every start's D, from a few positions of its tail.
 
     Args:
-        logs: ln(x / x_max), shape (n,), ascending.
-        alphas: exponent of every start, shape (n - 1,).
+        logs: ln(x / x_max), shape (rows, n), ascending.
+        alphas: exponent of every start, shape (rows, n - 1).
 
     Returns:
-        The bounds, shape (n - 1,); inf where a tail has no slope.
+        The bounds, shape (rows, n - 1); inf where a tail has no slope.
     """
-    n = logs.size
+    n = logs.shape[1]
     sloped = (alphas > 1.0) & (alphas < np.inf)
     slopes = np.where(sloped, 1.0 - alphas, 0.0)
     probes, expected = _probes(n) if n <= _KEPT else _make_probes(n)
-    apart = np.expm1(slopes * (logs[probes] - logs[:-1]))
-    apart += expected
-    return np.where(sloped, np.abs(apart, out=apart).max(axis=0), np.inf)
+    apart = _apart(logs[:, probes] - logs[:, None, :-1], slopes[:, None], expected)
+    return np.where(sloped, apart.max(axis=1), np.inf)
 
 
-def _apart(rises: Array, slopes: Array | np.float64, expected: Array) -> Array:
+def _apart(rises: Array, slopes: Array, expected: Array) -> Array:
     """How far the fitted distribution is from the empirical one at points ln(x / x_start) of a tail."""
     apart = np.expm1(slopes * rises)
     apart += expected
@@ -207,7 +270,7 @@ def _make_probes(n: int) -> tuple[NDArray[np.intp], Array]:
     return np.arange(n - 1) + positions, positions / tails
 
 
-#: Kept for ESDs of up to this length: the layers of a model come in few sizes. 64 of them take 17 MB at most.
+#: Kept for ESDs of up to this length: the layers of a model come in few sizes. 64 of them take 13 MB at most.
 _KEPT = 1024
 _probes = functools.lru_cache(maxsize=64)(_make_probes)
 

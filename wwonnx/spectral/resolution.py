@@ -91,6 +91,6 @@ def _resolved(esd: Array, errors: Array, ignore_largest: int) -> bool:
     if lowest and distance(logs, alphas, lowest)[0] - reach.distance[lowest] - lowest / x.size <= within:
         return False
     other = np.abs(alphas - alpha) + reach.alpha > _RIVAL_TOLERANCE * alpha
-    rivals = other & (lower_bounds(logs, alphas) - reach.distance <= within)
+    rivals = other & (lower_bounds(logs[None], alphas[None])[0] - reach.distance <= within)
     rivals[:lowest] = False
     return all(distance(logs, alphas, int(i))[0] - reach.distance[i] > within for i in np.flatnonzero(rivals))
