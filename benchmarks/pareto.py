@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wwonnx.spectral.power_law import fit_power_law
-from wwonnx.spectral.power_law_batch import fit_power_laws
+from wwonnx.spectral.power_law_batch import fit_samples
 from wwonnx.spectral.uncertainty import REPLICATES, bootstrap_interval
 
 from .timing import machine
@@ -94,7 +94,7 @@ def experiment(alpha: float, n: int, trials: int, replicates: int, seed: int) ->
         ours = bootstrap_interval(sample, seed, layer_id, replicates=replicates)
         seconds += time.perf_counter() - start
         drawn = np.sort(sample[generator.integers(0, n, (replicates, n))], axis=1)
-        percentile = np.nanquantile(fit_power_laws(drawn).alphas, (0.025, 0.975))
+        percentile = np.nanquantile(fit_samples(drawn).alphas, (0.025, 0.975))
         normal = fit.alpha - 1.96 * fit.sigma, fit.alpha + 1.96 * fit.sigma
         found.append((fit.alpha, ours.alpha, *normal, *percentile, ours.low, ours.high))
     return Trials(alpha, seconds / trials, np.array(found))

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from wwonnx.spectral import power_law, power_law_batch
 from wwonnx.spectral.power_law import fit_power_law
-from wwonnx.spectral.power_law_batch import fit_power_laws
+from wwonnx.spectral.power_law_batch import fit_samples
 
 Array = NDArray[np.float64]
 
 
 def one_by_one(samples: Array) -> None:
-    fits = fit_power_laws(samples)
+    fits = fit_samples(samples)
     for row, alpha, distance, tail in zip(samples, fits.alphas, fits.distances, fits.tails, strict=True):
         alone = fit_power_law(row)
         assert tail == (0 if alone.reason else round(((alone.alpha - 1.0) / alone.sigma) ** 2))
@@ -57,16 +57,16 @@ def test_large_samples_are_fitted_as_if_alone(n: int) -> None:
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = np.sort(np.random.default_rng(1).lognormal(0.0, 1.0, (17, 40)), axis=1)
-    whole = fit_power_laws(samples)
+    whole = fit_samples(samples)
     monkeypatch.setattr(power_law_batch, "_BLOCK", 100)
-    pieces = fit_power_laws(samples)
+    pieces = fit_samples(samples)
     assert np.array_equal(whole.alphas, pieces.alphas)
     assert np.array_equal(whole.distances, pieces.distances)
     assert np.array_equal(whole.tails, pieces.tails)
 
 
 def test_a_flat_sample_has_no_tail_and_spoils_no_other() -> None:
-    fits = fit_power_laws(np.array([[2.0, 2.0, 2.0, 2.0], [1.0, 2.0, 4.0, 8.0]]))
+    fits = fit_samples(np.array([[2.0, 2.0, 2.0, 2.0], [1.0, 2.0, 4.0, 8.0]]))
     assert np.isnan(fits.alphas[0])
     assert np.isnan(fits.distances[0])
     assert fits.tails[0] == 0
@@ -84,5 +84,5 @@ def test_only_a_few_tails_are_computed_in_full(monkeypatch: pytest.MonkeyPatch) 
         return honest(logs, slopes, starts)
 
     monkeypatch.setattr(power_law, "distances", counted)
-    fit_power_laws(np.sort(1.0 + np.random.default_rng(2).pareto(1.5, (100, 768)), axis=1))
+    fit_samples(np.sort(1.0 + np.random.default_rng(2).pareto(1.5, (100, 768)), axis=1))
     assert computed < 100 * 15

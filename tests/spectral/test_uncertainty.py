@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wwonnx.spectral import uncertainty
 from wwonnx.spectral.power_law import fit_power_law
-from wwonnx.spectral.power_law_batch import fit_power_laws
+from wwonnx.spectral.power_law_batch import fit_samples
 from wwonnx.spectral.uncertainty import bootstrap_interval, corrected_alpha, goodness_of_fit
 
 Array = NDArray[np.float64]
@@ -23,7 +23,7 @@ def pareto(count: int, n: int, alpha: float, seed: int) -> Array:
 
 
 def corrected(samples: Array) -> Array:
-    fits = fit_power_laws(samples)
+    fits = fit_samples(samples)
     return np.array([corrected_alpha(a, int(m)) for a, m in zip(fits.alphas, fits.tails, strict=True)])
 
 
@@ -49,7 +49,7 @@ def test_bias_of_large_samples(alpha: float) -> None:
 def test_bias_of_small_samples_is_less_than_half_of_the_plain_estimators() -> None:
     alpha = 2.5
     samples = pareto(6000, 100, alpha, seed=2)
-    plain, mended = fit_power_laws(samples).alphas, corrected(samples)
+    plain, mended = fit_samples(samples).alphas, corrected(samples)
     assert 0.02 < np.mean(plain) / alpha - 1.0 < 0.06
     assert abs(np.mean(mended) / alpha - 1.0) < 0.017
     assert abs(np.median(mended) / alpha - 1.0) < 0.005
@@ -107,9 +107,9 @@ def test_the_interval_is_the_quantiles_of_refitted_resamples(monkeypatch: pytest
 
     def watched(samples: Array) -> object:
         seen.append(samples)
-        return fit_power_laws(samples)
+        return fit_samples(samples)
 
-    monkeypatch.setattr(uncertainty, "fit_power_laws", watched)
+    monkeypatch.setattr(uncertainty, "fit_samples", watched)
     monkeypatch.setattr(uncertainty, "_BLOCK", 60 * 70)
     found = bootstrap_interval(sample, 3, 4, replicates=200)
     assert [block.shape for block in seen] == [(70, 60), (70, 60), (60, 60)]
@@ -191,9 +191,9 @@ def test_samples_from_the_fit_are_body_and_tail(monkeypatch: pytest.MonkeyPatch)
 
     def watched(samples: Array) -> object:
         seen.append(samples)
-        return fit_power_laws(samples)
+        return fit_samples(samples)
 
-    monkeypatch.setattr(uncertainty, "fit_power_laws", watched)
+    monkeypatch.setattr(uncertainty, "fit_samples", watched)
     found = goodness_of_fit(esd, 5, 6, replicates=400)
     (samples,) = seen
     body, tail = samples[samples < fit.xmin], samples[samples >= fit.xmin]

@@ -29,7 +29,7 @@ class Fits:
     tails: NDArray[np.intp]
 
 
-def fit_power_laws(samples: Array) -> Fits:
+def fit_samples(samples: Array) -> Fits:
     """Fit a power law to each row as `fit_power_law` does, with no threshold.
 
     Args:

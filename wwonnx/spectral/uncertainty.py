@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .esd import Array
 from .power_law import fit_power_law
-from .power_law_batch import fit_power_laws
+from .power_law_batch import fit_samples
 from .tail import fittable
 
 #: Resamples of an interval: its ends then vary from seed to seed by some 3 % of its width.
@@ -142,7 +142,7 @@ def goodness_of_fit(
     generator = np.random.default_rng((seed, layer_id))
     beyond = 0
     for rows in _blocks(replicates, x.size):
-        distances = fit_power_laws(_from_fit(body, x.size, fit.xmin, fit.alpha, rows, generator)).distances
+        distances = fit_samples(_from_fit(body, x.size, fit.xmin, fit.alpha, rows, generator)).distances
         beyond += int(np.count_nonzero(distances >= fit.D))
     return GoodnessOfFit(beyond / replicates, replicates)
 
@@ -166,7 +166,7 @@ def _resampled(x: Array, rows: int, generator: np.random.Generator) -> Array:
 
 def _corrected(samples: Array) -> Array:
     """Bias-corrected exponents of the samples that have a tail."""
-    fits = fit_power_laws(samples)
+    fits = fit_samples(samples)
     tails = fits.tails[fits.tails >= _LEAST_TAIL]
     return 1.0 + (fits.alphas[fits.tails >= _LEAST_TAIL] - 1.0) * (tails - 2) / tails
 
