@@ -273,7 +273,8 @@ def _doubling(levels: int) -> dict[str, list[str]]:
         (_doubling(41), False),
         (_doubling(400), False),
         ({"f0": ["MatMul"], **{f"f{n}": [f"f{n - 1}"] for n in range(1, 150)}}, None),
-        ({"f0": ["MatMul"], **{f"f{n}": [f"f{n - 1}"] for n in range(1, 3000)}}, None),
+        ({"f0": ["MatMul"], **{f"f{n}": [f"f{n - 1}"] for n in range(1, 3000)}}, False),
+        ({f"f{n}": [f"f{n - 1}"] if n else ["MatMul"] for n in reversed(range(3000))}, False),
         ({"f0": ["MatMul"], "f1": ["f0"] * 1000, "f2": ["f1"] * 1000}, False),
     ],
     ids=[
@@ -287,6 +288,7 @@ def _doubling(levels: int) -> dict[str, list[str]]:
         "double400",
         "chain150",
         "chain3000",
+        "chain3000reversed",
         "thousands",
     ],
 )

@@ -11,6 +11,8 @@ from .words import clean
 
 #: Deeper subgraphs, and more nodes (also once local functions are inlined), are not read. Real models have thousands.
 _MOST_NESTED, _MOST_NODES = 100, 500_000
+#: Local functions that call each other deeper than this are not read: inlining takes time by the square of it.
+_MOST_CALLS = 1_000
 #: Integer lists and element types are checked in these fields of tensors.
 _ELEMENT_TYPES = frozenset(onnx.TensorProto.DataType.values())
 
@@ -86,6 +88,7 @@ def _check_functions(proto: onnx.ModelProto, label: str) -> None:
     """Count what inlining would make, functions from the innermost outwards."""
     bodies = {(function.domain, function.name, function.overload): function.node for function in proto.functions}
     sizes: dict[tuple[str, str, str], int] = {}
+    depths: dict[tuple[str, str, str], int] = {}
     for start in bodies:
         stack, open_ = [start], {start}
         while stack:
@@ -96,6 +99,9 @@ def _check_functions(proto: onnx.ModelProto, label: str) -> None:
                 sizes.setdefault(top, len(list(all_nodes(bodies[top]))) + sum(sizes[key] for key in calls))
                 if sizes[top] > _MOST_NODES:
                     raise ModelError(f"{label}: inlining its local functions would make {sizes[top]:,} nodes; refused")
+                depths[top] = 1 + max((depths[key] for key in calls), default=0)
+                if depths[top] > _MOST_CALLS:
+                    raise ModelError(f"{label}: its local functions are nested more than {_MOST_CALLS:,} deep; refused")
                 open_.discard(stack.pop())
             elif waiting in open_:
                 raise ModelError(f"{label}: its local function {clean(waiting[1])!r} calls itself; refused")
