@@ -14,7 +14,7 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from wwonnx import LAYER_TYPE
-from wwonnx.execute import local
+from wwonnx.execute import blas, local
 from wwonnx.execute.memory import Budget
 from wwonnx.execute.progress import Progress, Tracker, reporter
 from wwonnx.execute.tasks import ALONE, Task
@@ -77,7 +77,8 @@ def test_large_layers_come_first_and_alone() -> None:
 def test_small_layers_have_one_blas_thread_and_the_setting_is_given_back() -> None:
     import scipy.linalg.cython_blas  # noqa: F401  # layers of this size bring it in
 
-    before = [pool["num_threads"] for pool in threadpool_info()]
+    with blas.all_threads():  # once no layer of an interrupted run is left that others did not wait for
+        before = [pool["num_threads"] for pool in threadpool_info()]
 
     def threads(_: WeightLayer) -> list[int]:
         return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
