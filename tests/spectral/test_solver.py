@@ -70,6 +70,16 @@ def test_float32_stays_within_the_bounds_that_it_states(kind: str, shape: tuple[
         assert found.error < 1e-5 * exact[-1]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_by_way_of_a_band_stays_within_the_bounds(kind: str) -> None:
+    """At the size from which it goes that way."""
+    matrix = weights(kind, (2900, 2897))
+    exact = eigenvalues(matrix)
+    found = one(matrix, FAST)
+    assert found.errors is not None
+    assert (np.abs(found.eigenvalues[0] - exact) <= found.errors[0]).all()
+
+
 @pytest.mark.parametrize("shape", [(256, 256), (1200, 1100)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_through_torch_stays_within_its_bounds(kind: str, shape: tuple[int, int]) -> None:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ..errors import WeightError
 from ..maps import let_go
+from . import lapack
 from .accelerator import device_eigenvalues, triangle_eigenvalues
+from .reduction import eigenvalues
 from .solver import ACCURATE, Solver, rounding
 
 Array = NDArray[np.float64]
@@ -210,7 +212,7 @@ def _with_errors(values: Array, errors: Array) -> Spectrum:
 def _with_ranks(values: Array, load: Load, eps: float) -> Spectrum:
     """Add the ranks: the number of singular values above S.max * eps, from the eigenvalues where they can tell.
 
-    Rounding moves an eigenvalue of a Gram matrix by a few units of eps64 * lambda_max (1.4 at M = 64 and 5 at
+    Rounding moves an eigenvalue of a Gram matrix by a few units of eps64 * lambda_max (1.4 at M = 64 and 8 at
     M = 4096, measured on matrices of known rank); the threshold for float32 weights is 64 of them. Otherwise the SVD
     tells, and its eigenvalues are the more exact ones.
 
@@ -272,12 +274,10 @@ def _precision(matrices: NDArray[Any], solver: Solver) -> type[np.float32] | typ
 def _one_by_one(load: Load, shape: tuple[int, ...], dtype: type[np.float32] | type[np.float64], device: str) -> Array:
     """Eigenvalues of the Gram matrices of large matrices, shape (matrices, M), one matrix at a time and in place.
 
-    BLAS's syrk fills one triangle only (which PyTorch has not), LAPACK's sytrd reads only that and works where it
-    lies: neither the mirrored half nor a second copy is made, which numpy would. Working memory is the copy of a matrix
-    and its Gram matrix.
+    BLAS's syrk fills one triangle only (which PyTorch has not), the reduction reads only that and works where it lies:
+    neither the mirrored half nor a second copy is made, which numpy would. Working memory is the copy of a matrix and
+    its Gram matrix.
     """
-    from . import lapack
-
     count, rows, columns = shape
     values = np.empty((count, min(rows, columns)))
     for index in range(count):
@@ -285,7 +285,7 @@ def _one_by_one(load: Load, shape: tuple[int, ...], dtype: type[np.float32] | ty
         check_finite(np.diagonal(gram)[None], load)
         # PyTorch gives no tridiagonal form, whose eigenvalues are lost in float32.
         by_torch = device == "torch" and dtype is np.float64
-        values[index] = triangle_eigenvalues(gram) if by_torch else lapack.eigenvalues(gram)
+        values[index] = triangle_eigenvalues(gram) if by_torch else eigenvalues(gram)
     return values
 
 
@@ -304,8 +304,6 @@ def _accelerated(load: Load, shape: tuple[int, ...], dtype: type[np.float32] | t
 
 def _triangle(matrix: NDArray[Any], dtype: type[np.float32] | type[np.float64]) -> NDArray[Any]:
     """Lower triangle of one Gram matrix in Fortran's order, summed over blocks of rows of a tall matrix."""
-    from . import lapack
-
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     del matrix
     length, width = tall.shape
