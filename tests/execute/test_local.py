@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -17,7 +18,7 @@ from wwonnx import LAYER_TYPE
 from wwonnx.execute import blas, local
 from wwonnx.execute.memory import Budget
 from wwonnx.execute.progress import Progress, Tracker, reporter
-from wwonnx.execute.tasks import ALONE, Task
+from wwonnx.execute.tasks import ALONE, Task, batches
 from wwonnx.layer import MATRIX, Use, WeightLayer
 
 
@@ -213,16 +214,30 @@ def test_reporter(option: bool | Callable[[Progress], None], capfd: pytest.Captu
 
 
 def test_small_layers_of_equal_M_are_computed_together() -> None:
-    batches: list[int] = []
+    together: list[int] = []
 
     def work(some: list[WeightLayer]) -> list[int]:
         assert len({one.M for one in some}) == 1
-        batches.append(len(some))
+        together.append(len(some))
         return [one.layer_id for one in some]
 
     layers = [layer(number, 40 + number, 16 if number % 2 else 32) for number in range(100)]
     assert local.run(layers, steps(work, lambda one, found: (one.layer_id, found))) == [(n, n) for n in range(100)]
-    assert max(batches) > 10
+    assert max(together) > 10
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8, 100])
+def test_workers_start_with_small_layers_of_different_length(workers: int) -> None:
+    """Those of equal length would want the interpreter at the same moments."""
+    sizes = [(700, 600), (700, 500)] + [(300, 256)] * 8 + [(256, 64)] * 20 + [(64, 64)] * 40 + [(9, 7)] * 30
+    some = [Task(index, layer(index, *size)) for index, size in enumerate(sizes)]
+    found = batches(some, workers, math.inf)
+    assert sorted(task.index for batch in found for task in batch) == list(range(len(sizes)))
+    assert [task.index for task in found[0]] == [0]
+    work = [sum(task.work for task in batch) for batch in found[1:]]
+    assert work[0] == max(work)
+    if workers <= 3:  # for more, layers of one size alone are that many
+        assert all(one > 1.3 * other for one, other in itertools.pairwise(work[:workers]))
 
 
 def test_results_are_completed_in_the_callers_thread() -> None:

@@ -100,7 +100,10 @@ def tasks(layers: Sequence[WeightLayer], lanczos_above: int | None = None) -> li
 
 
 def batches(some: Sequence[Task], workers: int, budget: float) -> list[Batch]:
-    """Layers that are computed in one go, most work first: a large one by itself, several small ones of equal M.
+    """Layers that are computed in one go, in the order of their start: large ones alone, small ones by equal M.
+
+    Most work comes first. But of the small ones the workers start with some of different length: those of equal length
+    would all want the interpreter, which is one's at a time, for their rows at the same moment, and none in between.
 
     Args:
         some: below `ALONE`.
@@ -109,17 +112,25 @@ def batches(some: Sequence[Task], workers: int, budget: float) -> list[Batch]:
     """
     made = [[task] for task in some if task.M >= _TOGETHER]
     small = [task for task in some if task.M < _TOGETHER]
-    worth = min(_WORTH, sum(task.work for task in small) / (2 * workers))
+    worth = min(_WORTH, sum(task.work for task in small) / (1.5 * workers))
+    shared: list[Batch] = []
     for _, alike in groupby(sorted(small, key=lambda task: task.M), key=lambda task: task.M):
         batch: Batch = []
         for task in alike:
             full = sum(t.layer.rf for t in batch) * task.M > _EIGENVALUES and sum(t.work for t in batch) > worth
             if batch and (full or memory_of(batch) + task.memory > budget // 2):
-                made.append(batch)
+                shared.append(batch)
                 batch = []
             batch.append(task)
-        made.append(batch)
-    return sorted(made, key=lambda batch: -sum(task.work for task in batch))
+        shared.append(batch)
+    shared.sort(key=_work_of, reverse=True)
+    starts = sorted({index * len(shared) // workers for index in range(workers)} & set(range(len(shared))))
+    rest = [batch for index, batch in enumerate(shared) if index not in starts]
+    return sorted(made, key=_work_of, reverse=True) + [shared[index] for index in starts] + rest
+
+
+def _work_of(batch: Batch) -> float:
+    return sum(task.work for task in batch)
 
 
 def memory_of(batch: Batch) -> int:

@@ -21,8 +21,6 @@ Load: TypeAlias = Callable[[], NDArray[Any]]
 
 #: From this M on a matrix is decomposed in place by LAPACK; smaller ones together, unless they are taken in float32.
 LARGE = 1024
-#: numpy lets other threads run during a call on more eigenvalues than this.
-_TOGETHER = 512
 #: Below this width a product of many matrices in one call beats one call each.
 _TINY_WIDTH = 96
 
@@ -135,7 +133,8 @@ def spectra(loads: Sequence[Load], eps: Sequence[float], solver: Solver = ACCURA
     """The spectra of several weights, those of equal M in one call.
 
     numpy lets other threads run only during calls on many small matrices: layers of 384 x 384 one at a time would keep
-    every other core waiting. Each matrix is decomposed on its own all the same, so that no bit depends on its company.
+    every other core waiting. And the fewer the calls, the less often a thread waits for the interpreter afterwards.
+    Each matrix is decomposed on its own all the same, so that no bit depends on its company.
 
     Args:
         loads, eps: as for `spectrum`, one each.
@@ -178,10 +177,7 @@ def spectra(loads: Sequence[Load], eps: Sequence[float], solver: Solver = ACCURA
         except WeightError as error:
             found[index:] = [error]
             continue
-        alike = grams.setdefault(gram.shape[1], [])
-        alike.append((index, gram))
-        if sum(len(each) for _, each in alike) * gram.shape[1] > _TOGETHER:
-            decompose(grams.pop(gram.shape[1]))  # while they are still in the processor's cache
+        grams.setdefault(gram.shape[1], []).append((index, gram))
     for alike in grams.values():
         decompose(alike)
     return found
