@@ -229,7 +229,7 @@ def test_small_layers_of_equal_M_are_computed_together() -> None:
 @pytest.mark.parametrize("workers", [1, 2, 3, 8, 100])
 def test_workers_start_with_small_layers_of_different_length(workers: int) -> None:
     """Those of equal length would want the interpreter at the same moments."""
-    sizes = [(700, 600), (700, 500)] + [(300, 256)] * 8 + [(256, 64)] * 20 + [(64, 64)] * 40 + [(9, 7)] * 30
+    sizes = [(700, 600), (700, 500)] + [(300, 256)] * 4 + [(256, 64)] * 20 + [(64, 64)] * 40 + [(9, 7)] * 30
     some = [Task(index, layer(index, *size)) for index, size in enumerate(sizes)]
     found = batches(some, workers, math.inf)
     assert sorted(task.index for batch in found for task in batch) == list(range(len(sizes)))

@@ -123,10 +123,19 @@ def batches(some: Sequence[Task], workers: int, budget: float) -> list[Batch]:
                 batch = []
             batch.append(task)
         shared.append(batch)
-    shared.sort(key=_work_of, reverse=True)
-    starts = sorted({index * len(shared) // workers for index in range(workers)} & set(range(len(shared))))
-    rest = [batch for index, batch in enumerate(shared) if index not in starts]
-    return sorted(made, key=_work_of, reverse=True) + [shared[index] for index in starts] + rest
+    return sorted(made, key=_work_of, reverse=True) + _out_of_step(shared, workers)
+
+
+def _out_of_step(some: list[Batch], workers: int) -> list[Batch]:
+    """Most work first, but for the first of each worker: those are the largest and parts of it, evenly spaced."""
+    waiting = sorted(some, key=_work_of, reverse=True)
+    works = [_work_of(batch) for batch in waiting]
+    first = []
+    for share in [works[0] * (1.0 - worker / workers) for worker in range(min(workers, len(works)))]:
+        nearest = min(range(len(works)), key=lambda index, share=share: abs(works[index] - share))  # type: ignore[misc]
+        first.append(waiting.pop(nearest))
+        del works[nearest]
+    return first + waiting
 
 
 def _work_of(batch: Batch) -> float:

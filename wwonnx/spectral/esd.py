@@ -144,47 +144,70 @@ def spectra(loads: Sequence[Load], eps: Sequence[float], solver: Solver = ACCURA
     Returns:
         For each weight its spectrum, or why it has none.
     """
-    found: list[Spectrum | WeightError] = []
-    grams: dict[int, list[tuple[int, Array]]] = {}
-
-    def decompose(alike: list[tuple[int, Array]]) -> None:
-        for (index, _), values in zip(alike, _eigenvalues([gram for _, gram in alike]), strict=True):
-            try:
-                if isinstance(values, WeightError):
-                    raise values
-                found[index] = _with_ranks(values, loads[index], eps[index])
-            except WeightError as error:
-                found[index] = error
-
+    found: dict[int, Spectrum | WeightError] = {}
+    alike: dict[tuple[int, ...], dict[int, NDArray[Any]]] = {}
     for index, load in enumerate(loads):
         try:
             matrices = load()
             shape = matrices.shape
             dtype = _precision(matrices, solver)
-            together = dtype is np.float64 and min(shape[1:]) < LARGE and not solver.accelerated
-            gram = _gram(matrices) if together else None
+            small = dtype is np.float64 and min(shape[1:]) < LARGE and not solver.accelerated
+            if small:
+                alike.setdefault(shape, {})[index] = matrices
             del matrices
-            if gram is None:
-                by = _accelerated if solver.accelerated else _one_by_one
-                values = by(load, shape, dtype, solver.device)
-                if dtype is np.float32:
-                    found.append(_with_errors(values, rounding(values, _EPS32, float64_tail=not solver.accelerated)))
-                else:
-                    found.append(_with_ranks(values, load, eps[index]))
+            if small:
                 continue
-            found.append(WeightError("not computed"))
-            check_finite(np.diagonal(gram, axis1=1, axis2=2), load)
+            by = _accelerated if solver.accelerated else _one_by_one
+            values = by(load, shape, dtype, solver.device)
+            if dtype is np.float32:
+                found[index] = _with_errors(values, rounding(values, _EPS32, float64_tail=not solver.accelerated))
+            else:
+                found[index] = _with_ranks(values, load, eps[index])
         except WeightError as error:
-            found[index:] = [error]
-            continue
-        grams.setdefault(gram.shape[1], []).append((index, gram))
-    for alike in grams.values():
-        decompose(alike)
+            found[index] = error
+    found |= _together(alike, loads, eps)
+    return [found[index] for index in range(len(loads))]
+
+
+def _together(
+    alike: dict[tuple[int, ...], dict[int, NDArray[Any]]], loads: Sequence[Load], eps: Sequence[float]
+) -> dict[int, Spectrum | WeightError]:
+    """The spectra of small weights, in as few calls of numpy as may be.
+
+    Args:
+        alike: for each shape the weights, by their place in `loads`. They are taken out: none is held any longer when
+            the eigenvalues are computed.
+        loads, eps: as for `spectra`, of all weights.
+    """
+    found: dict[int, Spectrum | WeightError] = {}
+    grams: dict[int, dict[int, Array]] = {}
+    while alike:
+        _, weights = alike.popitem()
+        places = list(weights)
+        gram = _grams(list(weights.values()))
+        del weights
+        broken = check_all_finite(gram, [loads[index] for index in places])
+        sound = grams.setdefault(gram.shape[1], {})
+        for index, one, fault in zip(places, np.split(gram, len(places)), broken, strict=True):
+            if fault is None:
+                sound[index] = one
+            else:
+                found[index] = fault
+    for some in grams.values():
+        for index, outcome in zip(some, _eigenvalues(list(some.values())), strict=True):
+            try:
+                if isinstance(outcome, WeightError):
+                    raise outcome
+                found[index] = _with_ranks(outcome, loads[index], eps[index])
+            except WeightError as error:
+                found[index] = error
     return found
 
 
 def _eigenvalues(grams: Sequence[Array]) -> list[Array | WeightError]:
     """Eigenvalues of stacks of Gram matrices of equal width, ascending, in one call of numpy."""
+    if not grams:
+        return []
     stack = grams[0] if len(grams) == 1 else np.concatenate(grams)
     try:
         # The other triangle of a transpose is the same, and the copy that LAPACK works on needs no strides.
@@ -237,24 +260,28 @@ def gram_matrices(load: Load) -> Array:
     Args:
         load: gives the matrices, shape (matrices, rows, columns).
     """
-    return _gram(load())
+    return _grams([load()])
 
 
-def _gram(matrices: NDArray[Any]) -> Array:
-    count, rows, columns = matrices.shape
-    tall = matrices if rows >= columns else matrices.swapaxes(1, 2)
-    length, width = tall.shape[1:]
+def _grams(weights: Sequence[NDArray[Any]]) -> Array:
+    """The Gram matrices of weights of equal shape, one after the other."""
+    count, rows, columns = weights[0].shape
+    tall = [matrices if rows >= columns else matrices.swapaxes(1, 2) for matrices in weights]
+    length, width = tall[0].shape[1:]
     with np.errstate(over="ignore", invalid="ignore"):  # infinite weights are reported, not warned of
         if width < _TINY_WIDTH and length <= _BLOCK_ROWS:
-            exact = tall.astype(np.float64, order="C")  # BLAS wants a kernel's positions, which lie interleaved, apart
+            # BLAS wants a kernel's positions, which lie interleaved, apart.
+            exact = np.empty((len(tall) * count, length, width))
+            np.concatenate(tall, out=exact, casting="unsafe")
             gram: Array = np.matmul(exact.swapaxes(1, 2), exact)
             return gram
-        gram = np.zeros((count, width, width))
-        for start in range(0, length, _BLOCK_ROWS):
-            exact = tall[:, start : start + _BLOCK_ROWS].astype(np.float64)
-            for index, block in enumerate(exact):
-                gram[index] += np.dot(block.T, block)  # unlike matmul, dot lets other threads run
-            let_go(tall)
+        gram = np.zeros((len(tall) * count, width, width))
+        for number, matrices in enumerate(tall):
+            for start in range(0, length, _BLOCK_ROWS):
+                exact = matrices[:, start : start + _BLOCK_ROWS].astype(np.float64)
+                for index, block in enumerate(exact, number * count):
+                    gram[index] += np.dot(block.T, block)  # unlike matmul, dot lets other threads run
+                let_go(matrices)
         return gram
 
 
@@ -326,6 +353,24 @@ def _exactly(matrix: NDArray[Any], dtype: type[np.float32] | type[np.float64]) -
         exact[start : start + step] = matrix[start : start + step]
         let_go(matrix)
     return exact
+
+
+def check_all_finite(grams: Array, loads: Sequence[Load]) -> list[WeightError | None]:
+    """`check_finite` of several weights of equal shape, for each what is wrong with it.
+
+    Args:
+        grams: their Gram matrices one after the other, shape (weights * matrices, M, M).
+        loads: give the matrices again.
+    """
+    diagonals = np.diagonal(grams, axis1=1, axis2=2).reshape(len(loads), -1)
+    largest = diagonals.max(axis=1)  # NaN where there is one
+    found: list[WeightError | None] = [None] * len(loads)
+    for index in np.flatnonzero(~((largest >= _TINY) & (largest < _HUGE))).tolist():
+        try:
+            check_finite(diagonals[index], loads[index])
+        except WeightError as error:
+            found[index] = error
+    return found
 
 
 def check_finite(diagonal: Array, load: Load) -> None:
