@@ -1,8 +1,8 @@
 """Routines of BLAS and LAPACK, called so that other threads run meanwhile.
 
 scipy's wrappers hold the interpreter for the whole call: two large layers would wait for each other, and so would a
-progress bar and Ctrl-C. The same routines are called through the pointers that scipy offers to Cython, which no call
-through ctypes holds it for.
+progress bar and Ctrl-C. The same routines are called through the pointers that scipy offers to Cython, and let go of
+the interpreter unless they are brief: to get it back can take 5 ms where another thread computes in Python.
 
 Matrices lie in Fortran's order, or are cut out of one that does; all of one call are float64 or all float32. Nothing is
 checked and nothing copied. Of symmetric matrices only the lower triangle is read and written.
@@ -22,6 +22,9 @@ from ..errors import WeightError
 
 Matrix = NDArray[Any]
 Array = NDArray[np.float64]
+
+#: Operations of a call that is brief: about a millisecond.
+_BRIEF = 5e7
 
 
 def add_product(gram: Matrix, factor: Matrix) -> None:
@@ -44,7 +47,8 @@ def subtract_products(matrix: Matrix, left: Matrix, right: Matrix) -> None:
         left, right: A and B of shape (M, k).
     """
     operands = (left, _step(left), right, _step(right))
-    _call("syr2k", matrix.dtype, b"L", b"N", *left.shape, -1.0, *operands, 1.0, matrix, _step(matrix))
+    brief = 2.0 * matrix.shape[0] * left.size < _BRIEF
+    _call("syr2k", matrix.dtype, b"L", b"N", *left.shape, -1.0, *operands, 1.0, matrix, _step(matrix), brief=brief)
 
 
 def add_symmetric_product(total: Matrix, symmetric: Matrix, right: Matrix) -> None:
@@ -56,7 +60,8 @@ def add_symmetric_product(total: Matrix, symmetric: Matrix, right: Matrix) -> No
         right: B of shape (M, k).
     """
     operands = (symmetric, _step(symmetric), right, _step(right))
-    _call("symm", total.dtype, b"L", b"L", *total.shape, 1.0, *operands, 1.0, total, _step(total))
+    brief = 2.0 * symmetric.shape[0] * total.size < _BRIEF
+    _call("symm", total.dtype, b"L", b"L", *total.shape, 1.0, *operands, 1.0, total, _step(total), brief=brief)
 
 
 def add_multiple(
@@ -73,7 +78,8 @@ def add_multiple(
     how = (b"T" if turn_left else b"N", b"T" if turn_right else b"N")
     inner = left.shape[0 if turn_left else 1]
     operands = (left, _step(left), right, _step(right))
-    _call("gemm", total.dtype, *how, *total.shape, inner, factor, *operands, 1.0, total, _step(total))
+    brief = 2.0 * inner * total.size < _BRIEF
+    _call("gemm", total.dtype, *how, *total.shape, inner, factor, *operands, 1.0, total, _step(total), brief=brief)
 
 
 def multiply_triangular(matrix: Matrix, triangular: Matrix) -> None:
@@ -84,7 +90,8 @@ def multiply_triangular(matrix: Matrix, triangular: Matrix) -> None:
         triangular: U of shape (k, k); what lies below its diagonal is not read.
     """
     operands = (triangular, _step(triangular), matrix, _step(matrix))
-    _call("trmm", matrix.dtype, b"R", b"U", b"N", b"N", *matrix.shape, 1.0, *operands)
+    brief = len(triangular) * matrix.size < _BRIEF
+    _call("trmm", matrix.dtype, b"R", b"U", b"N", b"N", *matrix.shape, 1.0, *operands, brief=brief)
 
 
 def decompose(matrix: Matrix) -> Matrix:
@@ -99,7 +106,8 @@ def decompose(matrix: Matrix) -> Matrix:
     k = min(matrix.shape)
     factors = np.zeros((k, k), matrix.dtype, order="F")
     work = np.empty(k * matrix.shape[1], matrix.dtype)
-    _call("geqrt", matrix.dtype, *matrix.shape, k, matrix, _step(matrix), factors, k, work, ctypes.c_int())
+    brief = 2.0 * k * matrix.size < _BRIEF
+    _call("geqrt", matrix.dtype, *matrix.shape, k, matrix, _step(matrix), factors, k, work, ctypes.c_int(), brief=brief)
     return factors
 
 
@@ -162,7 +170,9 @@ def _step(matrix: Matrix) -> int:
     return max(1, len(matrix), matrix.strides[1] // matrix.itemsize if matrix.shape[1] > 1 else 1)
 
 
-def _call(name: str, dtype: np.dtype[Any], *arguments: bytes | int | float | Matrix | ctypes.c_int) -> None:
+def _call(
+    name: str, dtype: np.dtype[Any], *arguments: bytes | int | float | Matrix | ctypes.c_int, brief: bool = False
+) -> None:
     """Call a routine for elements of a type, every argument by its address as in Fortran."""
     double = dtype == np.float64
     real = ctypes.c_double if double else ctypes.c_float
@@ -178,12 +188,12 @@ def _call(name: str, dtype: np.dtype[Any], *arguments: bytes | int | float | Mat
             addresses.append(ctypes.byref(ctypes.c_int(argument)))
         else:
             addresses.append(ctypes.byref(argument))
-    _routine(("d" if double else "s") + name, len(arguments))(*addresses)
+    _routine(("d" if double else "s") + name, len(arguments), brief)(*addresses)
 
 
 @cache
-def _routine(name: str, arguments: int) -> Callable[..., None]:
-    """A routine of the BLAS or LAPACK that scipy is linked to."""
+def _routine(name: str, arguments: int, brief: bool) -> Callable[..., None]:
+    """A routine of the BLAS or LAPACK that scipy is linked to; a brief one keeps hold of the interpreter."""
     from scipy.linalg import cython_blas, cython_lapack
 
     pointers: dict[str, Any] = {**cython_blas.__pyx_capi__, **cython_lapack.__pyx_capi__}
@@ -194,5 +204,6 @@ def _routine(name: str, arguments: int) -> Callable[..., None]:
         ("PyCapsule_GetPointer", ctypes.pythonapi)
     )
     pointer = get_pointer(capsule, get_name(capsule))
-    routine: Callable[..., None] = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(pointer)
+    prototype = ctypes.PYFUNCTYPE if brief else ctypes.CFUNCTYPE
+    routine: Callable[..., None] = prototype(None, *[ctypes.c_void_p] * arguments)(pointer)
     return routine

@@ -20,7 +20,7 @@ _WIDTHS, _NARROWEST = 16, 48
 #: Panels of one bandwidth whose reflections are held back, to be applied to the rest of the matrix together.
 _PANELS = 2
 #: Columns of which a product reads one half and, while it is in the cache, uses it for the other half as well.
-_BLOCK = 512
+_BLOCK = 1024
 
 
 def eigenvalues(gram: NDArray[Any]) -> Array:
