@@ -70,7 +70,7 @@ def test_float32_stays_within_the_bounds_that_it_states(kind: str, shape: tuple[
         assert found.error < 1e-5 * exact[-1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["gaussian", "cauchy", "low rank", "nearly constant"])
 def test_float32_by_way_of_a_band_stays_within_the_bounds(kind: str) -> None:
     """At the size from which it goes that way."""
     matrix = weights(kind, (2900, 2897))
