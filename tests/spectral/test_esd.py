@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wwonnx.errors import WeightError
-from wwonnx.spectral.esd import Spectrum, gram_matrices, spectrum
+from wwonnx.spectral.esd import Spectrum, gram_matrices, spectra, spectrum
 
 Matrices = NDArray[Any]
 
@@ -154,6 +154,21 @@ def test_weights_are_let_go_before_the_eigenvalues(
     monkeypatch.setattr(np.linalg, "eigvalsh", watched)
     spectrum(load, eps_of(gaussian((1, 1, 1), dtype)))
     assert alive == [False]
+
+
+@pytest.mark.parametrize("shape", [(1, 3000, 64), (1, 300, 200)])
+def test_no_two_weights_are_held_unless_they_are_tiny(shape: tuple[int, ...]) -> None:
+    """Shuffles of an embedding are copies of it."""
+    loaded: list[weakref.ref[Matrices]] = []
+
+    def load() -> Matrices:
+        assert not any(ref() is not None for ref in loaded)
+        matrices = gaussian(shape, np.float32)
+        loaded.append(weakref.ref(matrices))
+        return matrices
+
+    found = spectra([load] * 4, [eps_of(gaussian((1, 1, 1), np.float32))] * 4)
+    assert len(loaded) == len(found) == 4
 
 
 def test_a_weight_of_full_rank_is_loaded_once() -> None:

@@ -132,7 +132,7 @@ def _out_of_step(some: list[Batch], workers: int) -> list[Batch]:
     works = [_work_of(batch) for batch in waiting]
     first = []
     for share in [works[0] * (1.0 - worker / workers) for worker in range(min(workers, len(works)))]:
-        nearest = min(range(len(works)), key=lambda index, share=share: abs(works[index] - share))  # type: ignore[misc]
+        nearest = min(range(len(works)), key=[abs(work - share) for work in works].__getitem__)
         first.append(waiting.pop(nearest))
         del works[nearest]
     return first + waiting

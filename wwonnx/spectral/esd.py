@@ -145,69 +145,67 @@ def spectra(loads: Sequence[Load], eps: Sequence[float], solver: Solver = ACCURA
         For each weight its spectrum, or why it has none.
     """
     found: dict[int, Spectrum | WeightError] = {}
-    alike: dict[tuple[int, ...], dict[int, NDArray[Any]]] = {}
+    grams: dict[int, dict[int, Array]] = {}
+    tiny: dict[tuple[int, ...], dict[int, NDArray[Any]]] = {}
     for index, load in enumerate(loads):
         try:
             matrices = load()
             shape = matrices.shape
             dtype = _precision(matrices, solver)
             small = dtype is np.float64 and min(shape[1:]) < LARGE and not solver.accelerated
-            if small:
-                alike.setdefault(shape, {})[index] = matrices
+            if small and _is_tiny(shape):
+                tiny.setdefault(shape, {})[index] = matrices
+            elif small:  # at once, so that no two weights are held
+                _add_grams({index: matrices}, loads, grams, found)
             del matrices
-            if small:
-                continue
-            by = _accelerated if solver.accelerated else _one_by_one
-            values = by(load, shape, dtype, solver.device)
-            if dtype is np.float32:
-                found[index] = _with_errors(values, rounding(values, _EPS32, float64_tail=not solver.accelerated))
-            else:
-                found[index] = _with_ranks(values, load, eps[index])
+            if not small:
+                by = _accelerated if solver.accelerated else _one_by_one
+                values = by(load, shape, dtype, solver.device)
+                if dtype is np.float32:
+                    found[index] = _with_errors(values, rounding(values, _EPS32, float64_tail=not solver.accelerated))
+                else:
+                    found[index] = _with_ranks(values, load, eps[index])
         except WeightError as error:
             found[index] = error
-    found |= _together(alike, loads, eps)
-    return [found[index] for index in range(len(loads))]
-
-
-def _together(
-    alike: dict[tuple[int, ...], dict[int, NDArray[Any]]], loads: Sequence[Load], eps: Sequence[float]
-) -> dict[int, Spectrum | WeightError]:
-    """The spectra of small weights, in as few calls of numpy as may be.
-
-    Args:
-        alike: for each shape the weights, by their place in `loads`. They are taken out: none is held any longer when
-            the eigenvalues are computed.
-        loads, eps: as for `spectra`, of all weights.
-    """
-    found: dict[int, Spectrum | WeightError] = {}
-    grams: dict[int, dict[int, Array]] = {}
-    while alike:
-        _, weights = alike.popitem()
-        places = list(weights)
-        gram = _grams(list(weights.values()))
-        del weights
-        broken = check_all_finite(gram, [loads[index] for index in places])
-        sound = grams.setdefault(gram.shape[1], {})
-        for index, one, fault in zip(places, np.split(gram, len(places)), broken, strict=True):
-            if fault is None:
-                sound[index] = one
-            else:
-                found[index] = fault
-    for some in grams.values():
-        for index, outcome in zip(some, _eigenvalues(list(some.values())), strict=True):
+    while tiny:
+        _add_grams(tiny.popitem()[1], loads, grams, found)
+    for alike in grams.values():
+        for index, outcome in zip(alike, _eigenvalues(list(alike.values())), strict=True):
             try:
                 if isinstance(outcome, WeightError):
                     raise outcome
                 found[index] = _with_ranks(outcome, loads[index], eps[index])
             except WeightError as error:
                 found[index] = error
-    return found
+    return [found[index] for index in range(len(loads))]
+
+
+def _add_grams(
+    weights: dict[int, NDArray[Any]],
+    loads: Sequence[Load],
+    grams: dict[int, dict[int, Array]],
+    found: dict[int, Spectrum | WeightError],
+) -> None:
+    """Add the Gram matrices of weights of equal shape to those of equal M; or to what was found, why one has none.
+
+    Args:
+        weights: each of shape (matrices, rows, columns), by its place in `loads`.
+        loads: as for `spectra`.
+        grams: for each M, by place, shape (matrices, M, M).
+        found: by place.
+    """
+    together = _grams(list(weights.values()))
+    for index, gram in zip(weights, np.split(together, len(weights)), strict=True):
+        try:
+            check_finite(np.diagonal(gram, axis1=1, axis2=2), loads[index])
+        except WeightError as error:
+            found[index] = error
+        else:
+            grams.setdefault(gram.shape[1], {})[index] = gram
 
 
 def _eigenvalues(grams: Sequence[Array]) -> list[Array | WeightError]:
     """Eigenvalues of stacks of Gram matrices of equal width, ascending, in one call of numpy."""
-    if not grams:
-        return []
     stack = grams[0] if len(grams) == 1 else np.concatenate(grams)
     try:
         # The other triangle of a transpose is the same, and the copy that LAPACK works on needs no strides.
@@ -263,13 +261,18 @@ def gram_matrices(load: Load) -> Array:
     return _grams([load()])
 
 
+def _is_tiny(shape: tuple[int, ...]) -> bool:
+    """Whether the Gram matrices of weights of this shape are worth one call of matmul for all."""
+    return min(shape[1:]) < _TINY_WIDTH and max(shape[1:]) <= _BLOCK_ROWS
+
+
 def _grams(weights: Sequence[NDArray[Any]]) -> Array:
     """The Gram matrices of weights of equal shape, one after the other."""
     count, rows, columns = weights[0].shape
     tall = [matrices if rows >= columns else matrices.swapaxes(1, 2) for matrices in weights]
     length, width = tall[0].shape[1:]
     with np.errstate(over="ignore", invalid="ignore"):  # infinite weights are reported, not warned of
-        if width < _TINY_WIDTH and length <= _BLOCK_ROWS:
+        if _is_tiny(weights[0].shape):
             # BLAS wants a kernel's positions, which lie interleaved, apart.
             exact = np.empty((len(tall) * count, length, width))
             np.concatenate(tall, out=exact, casting="unsafe")
@@ -353,24 +356,6 @@ def _exactly(matrix: NDArray[Any], dtype: type[np.float32] | type[np.float64]) -
         exact[start : start + step] = matrix[start : start + step]
         let_go(matrix)
     return exact
-
-
-def check_all_finite(grams: Array, loads: Sequence[Load]) -> list[WeightError | None]:
-    """`check_finite` of several weights of equal shape, for each what is wrong with it.
-
-    Args:
-        grams: their Gram matrices one after the other, shape (weights * matrices, M, M).
-        loads: give the matrices again.
-    """
-    diagonals = np.diagonal(grams, axis1=1, axis2=2).reshape(len(loads), -1)
-    largest = diagonals.max(axis=1)  # NaN where there is one
-    found: list[WeightError | None] = [None] * len(loads)
-    for index in np.flatnonzero(~((largest >= _TINY) & (largest < _HUGE))).tolist():
-        try:
-            check_finite(diagonals[index], loads[index])
-        except WeightError as error:
-            found[index] = error
-    return found
 
 
 def check_finite(diagonal: Array, load: Load) -> None:
