@@ -378,6 +378,25 @@ def test_few_distances_are_evaluated(seed: int, monkeypatch: pytest.MonkeyPatch)
     assert 1 <= counted(monkeypatch, heavy_tailed(768, 2.5, seed)) < 12
 
 
+@settings(deadline=None, max_examples=200)
+@given(spectra(), st.sampled_from([1.0, 10.0]))
+def test_a_bound_is_below_the_distance_and_close_to_a_probe_of_it(esd: Array, steeper: float) -> None:
+    """By float32, whatever the user has numpy do with what leaves its range."""
+    x = tail_of(esd) ** steeper if esd[-1] < 1e9 else tail_of(esd)
+    if len(x) < 2 or not x[0] > 0.0:
+        return
+    logs, alphas = exponents(x)
+    with np.errstate(all="raise"):
+        bounds = power_law.lower_bounds(logs[None], alphas[None])[0]
+    for start in np.flatnonzero(np.isfinite(alphas)):
+        distance, _ = power_law.distance(logs, alphas, int(start))
+        tail = logs[start:]
+        places = (np.linspace(0.0, 1.0, 12) * (len(tail) - 1)).astype(int)
+        probed = np.abs(np.exp((1 - alphas[start]) * (tail[places] - tail[0])) - 1 + places / len(tail)).max()
+        assert probed - 2e-6 < bounds[start] < probed
+        assert bounds[start] < distance
+
+
 def test_the_scan_holds_every_start() -> None:
     esd = np.concatenate([[0.0, 1e-7], heavy_tailed(200, 2.5, seed=1)])
     x = tail_of(esd)

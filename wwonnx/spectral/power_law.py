@@ -15,10 +15,15 @@ from .tail import fittable
 
 #: Positions in a tail at which a first, lower bound of every D is taken.
 _PROBES = np.linspace(0.0, 1.0, 12)
+#: More than what float32 moves a D by: 6e-8 for each of a product, a sum and the rounded result, and 2 units of `exp`.
+_ROUNDING32 = np.float32(1e-6)
+#: The exponential of less is nothing beside that, and not yet below float32's range.
+_VANISHED = -80.0
 #: A tail whose ends differ by less than this has no slope: what differs is rounding.
 _FLAT = 1e-10
-#: Values that are fitted together: their probes take 1.5 MiB.
-_BLOCK = 1 << 14
+#: Values that are fitted together, and probes that are computed together: larger temporaries are given back to the
+#: system each time, and their pages cost more than what is done with them.
+_BLOCK, _PROBED = 1 << 13, 15_000
 #: A scan has so many starts, whatever it costs.
 _FEWEST_STARTS = 100
 
@@ -207,20 +212,18 @@ def _seek(logs: Array, alphas: Array, starts: NDArray[np.intp], smallest: Array)
     """Fill in `starts` and `smallest` without computing every D.
 
     D at a few positions of a tail is a lower bound of the tail's D. The start with the lowest bound is computed in
-    full, and the position of its D, which is nearly that of its neighbours, bounds all other starts anew. Once the
-    lowest bound passes the best D so far, none of the rest can be better: the answer is that of the full search, after
-    2 to 8 starts computed.
+    full, and the position of its D, which is nearly that of its neighbours, bounds the other starts anew: those that
+    can still be better. Once the lowest bound passes the best D so far, none of the rest can be: the answer is that of
+    the full search, after 2 to 8 starts computed.
     """
     bounds = lower_bounds(logs, alphas)
     slopes = np.where(bounds < np.inf, 1.0 - alphas, 0.0)
-    n = logs.shape[1]
-    left = np.arange(n, 1, -1)  # values of each tail
+    left = np.arange(logs.shape[1], 1, -1)  # values of each tail
     todo = np.arange(len(logs))
     while True:
         start, row = bounds.argmin(axis=1), np.arange(todo.size)
         lowest = bounds[row, start]
-        # The margin covers the last bit, in which a vector's exponential may differ from a shorter one's.
-        worth = (lowest <= smallest[todo] * (1.0 + 1e-12)) & (lowest < np.inf)
+        worth = (lowest <= _within(smallest[todo])) & (lowest < np.inf)
         if not worth.all():
             todo, start, row = todo[worth], start[worth], row[: np.count_nonzero(worth)]
             if not todo.size:
@@ -231,11 +234,15 @@ def _seek(logs: Array, alphas: Array, starts: NDArray[np.intp], smallest: Array)
         better = (found < so_far) | ((found == so_far) & (start < starts[todo]))
         smallest[todo[better]], starts[todo[better]] = found[better], start[better]
         bounds[row, start] = np.inf
-        earlier = slice(0, int(position.max()))
-        rises = np.maximum(logs[row, position][:, None] - logs[:, :-1][:, earlier], 0.0)
-        passed = np.maximum(position[:, None] - np.arange(n - 1)[earlier], 0) / left[earlier]
-        raised = bounds[:, earlier]
-        np.maximum(raised, _apart(rises, slopes[:, earlier], passed), out=raised)
+        of, other = np.nonzero(bounds <= _within(smallest[todo])[:, None])
+        rises = np.maximum(logs[row, position][of] - logs[of, other], 0.0)
+        short = np.maximum(position[of] - other, 0) / left[other] - 1.0
+        bounds[of, other] = np.maximum(bounds[of, other], _at_least(rises, slopes[of, other], short))
+
+
+def _within(smallest: Array) -> Array:
+    """Bounds up to this may be of a D as small: a vector's exponential may differ from a shorter one's in a bit."""
+    return smallest * (1.0 + 1e-12)
 
 
 def lower_bounds(logs: Array, alphas: Array) -> Array:
@@ -251,9 +258,15 @@ def lower_bounds(logs: Array, alphas: Array) -> Array:
     n = logs.shape[1]
     sloped = (alphas > 1.0) & (alphas < np.inf)
     slopes = np.where(sloped, 1.0 - alphas, 0.0)
-    probes, expected = _probes(n) if n <= _KEPT else _make_probes(n)
-    apart = _apart(logs[:, probes] - logs[:, None, :-1], slopes[:, None], expected)
-    return np.where(sloped, apart.max(axis=1), np.inf)
+    probes, short = _probes(n) if n <= _KEPT else _make_probes(n)
+    bounds = np.where(sloped, 0.0, np.inf)
+    together = max(1, _PROBED // logs.size)
+    for first in range(0, len(probes), together):
+        some = slice(first, first + together)
+        rises = logs.take(probes[some], axis=1)
+        rises -= logs[:, None, :-1]
+        np.maximum(bounds, _at_least(rises, slopes[:, None], short[some]).max(axis=1), out=bounds)
+    return bounds
 
 
 def _apart(rises: Array, slopes: Array, expected: Array) -> Array:
@@ -263,11 +276,31 @@ def _apart(rises: Array, slopes: Array, expected: Array) -> Array:
     return np.abs(apart, out=apart)
 
 
+def _at_least(rises: Array, slopes: Array, short: Array) -> NDArray[np.float32]:
+    """A little less than `_apart`, in float32, which is several times as fast; `rises` is overwritten.
+
+    Args:
+        rises, slopes: as for `_apart`.
+        short: what is expected, less 1: where it is rounded, it is small.
+    """
+    rises *= slopes
+    apart = np.maximum(rises, _VANISHED, out=rises).astype(np.float32)
+    np.exp(apart, out=apart)
+    apart += short.astype(np.float32)
+    np.abs(apart, out=apart)
+    apart -= _ROUNDING32
+    return apart
+
+
 def _make_probes(n: int) -> tuple[NDArray[np.intp], Array]:
-    """Where the tails of n values are probed, and what the fit should be there, both of shape (probes, n - 1)."""
+    """Where the tails of n values are probed, and by how much less than 1 the fit should be there.
+
+    Returns:
+        Positions and (negative) differences, both of shape (probes, n - 1).
+    """
     tails = np.arange(n, 1, -1)
     positions = (_PROBES[:, None] * (tails - 1)).astype(np.intp)
-    return np.arange(n - 1) + positions, positions / tails
+    return np.arange(n - 1) + positions, positions / tails - 1.0
 
 
 #: Kept for ESDs of up to this length: the layers of a model come in few sizes. 64 of them take 13 MB at most.
