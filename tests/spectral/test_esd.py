@@ -370,3 +370,20 @@ def test_no_convergence_costs_one_layer(
     monkeypatch.setattr(np.linalg, routine, fails_to_converge)
     with pytest.raises(WeightError, match="did not converge"):
         spectrum(load, float(np.finfo(np.float64).eps))
+
+
+def test_no_convergence_of_one_costs_none_of_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = [gaussian((2, 12, 8)), gaussian((2, 12, 8)) * 1e3, gaussian((1, 20, 8))]
+    decompose = np.linalg.eigvalsh
+
+    def fails_on_large(stack: Matrices) -> Matrices:
+        return fails_to_converge() if np.abs(stack).max() > 1e5 else decompose(stack)
+
+    monkeypatch.setattr(np.linalg, "eigvalsh", fails_on_large)
+    eps = float(np.finfo(np.float64).eps)
+    first, broken, last = spectra([lambda one=one: one for one in weights], [eps] * 3)
+    assert isinstance(broken, WeightError)
+    assert "did not converge" in str(broken)
+    for found, weight in ((first, weights[0]), (last, weights[2])):
+        assert isinstance(found, Spectrum)
+        np.testing.assert_array_equal(found.eigenvalues, spectrum(lambda weight=weight: weight, eps).eigenvalues)

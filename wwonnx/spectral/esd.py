@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -164,19 +165,15 @@ def spectra(loads: Sequence[Load], eps: Sequence[float], solver: Solver = ACCURA
                 if dtype is np.float32:
                     found[index] = _with_errors(values, rounding(values, _EPS32, float64_tail=not solver.accelerated))
                 else:
-                    found[index] = _with_ranks(values, load, eps[index])
+                    values = np.maximum(values, 0.0)
+                    full = bool(_of_full_rank(values, np.array(eps[index])).all())
+                    found[index] = _with_ranks(values, load, eps[index], full)
         except WeightError as error:
             found[index] = error
     while tiny:
         _add_grams(tiny.popitem()[1], loads, grams, found)
     for alike in grams.values():
-        for index, outcome in zip(alike, _eigenvalues(list(alike.values())), strict=True):
-            try:
-                if isinstance(outcome, WeightError):
-                    raise outcome
-                found[index] = _with_ranks(outcome, loads[index], eps[index])
-            except WeightError as error:
-                found[index] = error
+        found |= _decomposed(alike, loads, eps)
     return [found[index] for index in range(len(loads))]
 
 
@@ -195,27 +192,46 @@ def _add_grams(
         found: by place.
     """
     together = _grams(list(weights.values()))
-    for index, gram in zip(weights, np.split(together, len(weights)), strict=True):
+    fine = _is_fine(np.diagonal(together, axis1=1, axis2=2))
+    count = len(together) // len(weights)
+    for number, index in enumerate(weights):
+        gram = together[number * count : (number + 1) * count]
         try:
-            check_finite(np.diagonal(gram, axis1=1, axis2=2), loads[index])
+            if not fine:
+                check_finite(np.diagonal(gram, axis1=1, axis2=2), loads[index])
         except WeightError as error:
             found[index] = error
         else:
             grams.setdefault(gram.shape[1], {})[index] = gram
 
 
-def _eigenvalues(grams: Sequence[Array]) -> list[Array | WeightError]:
-    """Eigenvalues of stacks of Gram matrices of equal width, ascending, in one call of numpy."""
-    stack = grams[0] if len(grams) == 1 else np.concatenate(grams)
+def _decomposed(
+    grams: dict[int, Array], loads: Sequence[Load], eps: Sequence[float]
+) -> dict[int, Spectrum | WeightError]:
+    """The spectra of stacks of Gram matrices of equal width, by place, in one call of numpy.
+
+    Args:
+        grams: each of shape (matrices, M, M), by its place in `loads`.
+        loads, eps: as for `spectra`.
+    """
+    stack = next(iter(grams.values())) if len(grams) == 1 else np.concatenate(list(grams.values()))
     try:
         # The other triangle of a transpose is the same, and the copy that LAPACK works on needs no strides.
-        values = np.linalg.eigvalsh(stack.swapaxes(1, 2))
+        values = np.maximum(np.linalg.eigvalsh(stack.swapaxes(1, 2)), 0.0)  # rounding leaves zeros slightly negative
     except np.linalg.LinAlgError as error:
-        return [WeightError(f"the eigenvalues did not converge ({error})") for _ in grams]
-    found: list[NDArray[Any] | WeightError] = []
+        if len(grams) == 1:
+            return dict.fromkeys(grams, WeightError(f"the eigenvalues did not converge ({error})"))
+        alone = [_decomposed({index: gram}, loads, eps) for index, gram in grams.items()]  # one costs no other
+        return {index: outcome for each in alone for index, outcome in each.items()}
+    full = _of_full_rank(values, np.repeat([eps[index] for index in grams], [len(gram) for gram in grams.values()]))
+    found: dict[int, Spectrum | WeightError] = {}
     start = 0
-    for gram in grams:
-        found.append(values[start : start + len(gram)])
+    for index, gram in grams.items():
+        own = slice(start, start + len(gram))
+        try:
+            found[index] = _with_ranks(values[own], loads[index], eps[index], bool(full[own].all()))
+        except WeightError as error:
+            found[index] = error
         start += len(gram)
     return found
 
@@ -226,27 +242,49 @@ def _with_errors(values: Array, errors: Array) -> Spectrum:
     return Spectrum(values, np.count_nonzero(values > errors, axis=1), errors)
 
 
-def _with_ranks(values: Array, load: Load, eps: float) -> Spectrum:
+def _with_ranks(values: Array, load: Load, eps: float, full: bool) -> Spectrum:
     """Add the ranks: the number of singular values above S.max * eps, from the eigenvalues where they can tell.
 
-    Rounding moves an eigenvalue of a Gram matrix by a few units of eps64 * lambda_max (1.4 at M = 64 and 8 at
-    M = 4096, measured on matrices of known rank); the threshold for float32 weights is 64 of them. Otherwise the SVD
-    tells, and its eigenvalues are the more exact ones.
+    Otherwise the SVD tells, and its eigenvalues are the more exact ones.
+
+    Args:
+        values: eigenvalues, shape (matrices, M), each row ascending, none negative.
+        load: gives the matrices.
+        eps: as for `spectrum`.
+        full: whether all are `_of_full_rank`.
 
     Raises:
         WeightError: the SVD did not converge.
     """
-    values = np.maximum(values, 0.0)  # rounding leaves zeros slightly negative
-    largest = values[:, -1:]
-    noise = (2.0 + 0.25 * np.sqrt(values.shape[1])) * _EPS64 * largest
-    threshold = eps * eps * largest
-    if (values[:, :1] > threshold + noise).all():  # of full rank beyond doubt, as most are: small layers save the rest
+    if full:
         return Spectrum(values, np.full(len(values), values.shape[1]))
+    largest = values[:, -1:]
+    threshold, noise = eps * eps * largest, _noise(values)
     ranks = np.count_nonzero(values > threshold, axis=1)
     doubtful = ((values > threshold - noise) & (values < threshold + noise)).any(axis=1) & (largest[:, 0] > 0.0)
     for index in np.flatnonzero(doubtful):
         ranks[index], values[index] = _exact(load()[index].astype(np.float64), eps)
     return Spectrum(values, ranks)
+
+
+def _of_full_rank(values: Array, eps: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which matrices are so beyond doubt, as most are.
+
+    Args:
+        values: eigenvalues, shape (matrices, M), each row ascending.
+        eps: machine epsilon of the weights, shape (matrices,).
+    """
+    full: NDArray[np.bool_] = values[:, 0] > eps * eps * values[:, -1] + _noise(values)[:, 0]
+    return full
+
+
+def _noise(values: Array) -> Array:
+    """What rounding may have moved eigenvalues of Gram matrices by, shape (matrices, 1).
+
+    It is a few units of eps64 * lambda_max (1.4 at M = 64 and 8 at M = 4096, measured on matrices of known rank); the
+    threshold of the rank for float32 weights is 64 of them.
+    """
+    return (2.0 + 0.25 * math.sqrt(values.shape[1])) * _EPS64 * values[:, -1:]
 
 
 def gram_matrices(load: Load) -> Array:
@@ -368,7 +406,7 @@ def check_finite(diagonal: Array, load: Load) -> None:
     Raises:
         WeightError: some weights are not, or their squares leave float64's range.
     """
-    if (diagonal < (_HUGE if diagonal.dtype == np.float64 else np.inf)).all():
+    if _is_finite(diagonal):
         if diagonal.max() < _TINY and load().astype(bool).any():
             raise WeightError("the weights are so small that their squares are zero in float64; rescale the layer")
         return
@@ -380,6 +418,15 @@ def check_finite(diagonal: Array, load: Load) -> None:
     nans = int(np.count_nonzero(np.isnan(matrices)))
     kind = "NaN" if nans == broken else "infinite" if nans == 0 else "NaN or infinite"
     raise WeightError(f"{broken} of {finite.size} weights are {kind}; the layer can't be analysed")
+
+
+def _is_finite(diagonal: Array) -> bool:
+    return bool((diagonal < (_HUGE if diagonal.dtype == np.float64 else np.inf)).all())
+
+
+def _is_fine(diagonal: Array) -> bool:
+    """Whether `check_finite` would have nothing to say of any of the matrices."""
+    return _is_finite(diagonal) and bool((diagonal.max(axis=1) >= _TINY).all())
 
 
 def _exact(matrix: Array, eps: float) -> tuple[int, Array]:
