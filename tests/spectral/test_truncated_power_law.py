@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wwonnx.spectral.fingers import starts_near_peak
 from wwonnx.spectral.power_law import exponents, fit_power_law
 from wwonnx.spectral.truncated_likelihood import log_survival, maximum_likelihood, simplex_search
-from wwonnx.spectral.truncated_power_law import TruncatedPowerLaw, fit_truncated_power_law
+from wwonnx.spectral.truncated_power_law import TruncatedPowerLaw, _mean_excess, fit_truncated_power_law
 
 Array = NDArray[np.float64]
 SAMPLES = [(fit, f"layer{stage}.0.conv1") for fit in ("TPL", "E_TPL") for stage in (1, 2, 3)]
@@ -31,14 +31,22 @@ def truncated_sample(n: int, alpha: float, cutoff: float, seed: int) -> Array:
 
 
 def every_start(x: Array, exact: bool, allowed: Array | None = None) -> tuple[Array, Array]:
-    """The starts that may be, and D of each, with nothing left out."""
+    """The starts that may be, and D of each, with nothing left out.
+
+    A last bit of a mean may lead the simplex elsewhere (D then differs by up to 4 %), so it starts from the same ones.
+    """
     starts = np.arange(x.size - 1) if allowed is None else np.flatnonzero(allowed[:-1])
     logs, distances = np.log(x), []
+    same_u, same_tau = 1.0 / (exponents(x)[1] - 1.0), _mean_excess(x)
     for i in starts:
         t = x[i:] / x[i]
         m = t.size
         mean_u, mean_tau = np.array([np.log(t).mean()]), np.array([(t - 1.0).mean()])
-        search = maximum_likelihood(mean_u, mean_tau) if exact else simplex_search(mean_u, mean_tau, np.array([m]))
+        np.testing.assert_allclose((same_u[i], same_tau[i]), (mean_u[0], mean_tau[0]), rtol=1e-11)
+        one = slice(i, i + 1)
+        search = (
+            maximum_likelihood(mean_u, mean_tau) if exact else simplex_search(same_u[one], same_tau[one], np.array([m]))
+        )
         survival = np.exp(log_survival(logs[i:] - logs[i], *(parameter[0] for parameter in search)))
         distances.append(np.abs(1.0 - survival - np.arange(m) / m).max())
     return starts, np.array(distances)
