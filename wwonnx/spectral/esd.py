@@ -165,9 +165,7 @@ def spectra(loads: Sequence[Load], eps: Sequence[float], solver: Solver = ACCURA
                 if dtype is np.float32:
                     found[index] = _with_errors(values, rounding(values, _EPS32, float64_tail=not solver.accelerated))
                 else:
-                    values = np.maximum(values, 0.0)
-                    full = bool(_of_full_rank(values, np.array(eps[index])).all())
-                    found[index] = _with_ranks(values, load, eps[index], full)
+                    found[index] = _with_ranks(np.maximum(values, 0.0), load, eps[index])
         except WeightError as error:
             found[index] = error
     while tiny:
@@ -229,7 +227,11 @@ def _decomposed(
     for index, gram in grams.items():
         own = slice(start, start + len(gram))
         try:
-            found[index] = _with_ranks(values[own], loads[index], eps[index], bool(full[own].all()))
+            found[index] = (
+                Spectrum(values[own], np.full(len(gram), values.shape[1]))
+                if full[own].all()
+                else _with_ranks(values[own], loads[index], eps[index])
+            )
         except WeightError as error:
             found[index] = error
         start += len(gram)
@@ -242,7 +244,7 @@ def _with_errors(values: Array, errors: Array) -> Spectrum:
     return Spectrum(values, np.count_nonzero(values > errors, axis=1), errors)
 
 
-def _with_ranks(values: Array, load: Load, eps: float, full: bool) -> Spectrum:
+def _with_ranks(values: Array, load: Load, eps: float) -> Spectrum:
     """Add the ranks: the number of singular values above S.max * eps, from the eigenvalues where they can tell.
 
     Otherwise the SVD tells, and its eigenvalues are the more exact ones.
@@ -251,13 +253,10 @@ def _with_ranks(values: Array, load: Load, eps: float, full: bool) -> Spectrum:
         values: eigenvalues, shape (matrices, M), each row ascending, none negative.
         load: gives the matrices.
         eps: as for `spectrum`.
-        full: whether all are `_of_full_rank`.
 
     Raises:
         WeightError: the SVD did not converge.
     """
-    if full:
-        return Spectrum(values, np.full(len(values), values.shape[1]))
     largest = values[:, -1:]
     threshold, noise = eps * eps * largest, _noise(values)
     ranks = np.count_nonzero(values > threshold, axis=1)
@@ -268,7 +267,7 @@ def _with_ranks(values: Array, load: Load, eps: float, full: bool) -> Spectrum:
 
 
 def _of_full_rank(values: Array, eps: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which matrices are so beyond doubt, as most are.
+    """Which matrices are so beyond doubt, as most are: a batch of small layers saves the rest of `_with_ranks`.
 
     Args:
         values: eigenvalues, shape (matrices, M), each row ascending.
@@ -421,6 +420,7 @@ def check_finite(diagonal: Array, load: Load) -> None:
 
 
 def _is_finite(diagonal: Array) -> bool:
+    """Whether sums of squares, shape (matrices, M), are within what is computed with."""
     return bool((diagonal < (_HUGE if diagonal.dtype == np.float64 else np.inf)).all())
 
 

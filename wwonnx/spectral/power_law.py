@@ -21,8 +21,8 @@ _ROUNDING32 = np.float32(1e-6)
 _VANISHED = -80.0
 #: A tail whose ends differ by less than this has no slope: what differs is rounding.
 _FLAT = 1e-10
-#: Values that are fitted together, and probes that are computed together: larger temporaries are given back to the
-#: system each time, and their pages cost more than what is done with them.
+#: Values whose starts are sought together, and probes that are computed together. Larger temporaries than these are
+#: given back to the system each time, and their pages cost more than what is done with them.
 _BLOCK, _PROBED = 1 << 13, 15_000
 #: A scan has so many starts, whatever it costs.
 _FEWEST_STARTS = 100
@@ -236,12 +236,12 @@ def _seek(logs: Array, alphas: Array, starts: NDArray[np.intp], smallest: Array)
         bounds[row, start] = np.inf
         of, other = np.nonzero(bounds <= _within(smallest[todo])[:, None])
         rises = np.maximum(logs[row, position][of] - logs[of, other], 0.0)
-        short = np.maximum(position[of] - other, 0) / left[other] - 1.0
-        bounds[of, other] = np.maximum(bounds[of, other], _at_least(rises, slopes[of, other], short))
+        surviving = 1.0 - np.maximum(position[of] - other, 0) / left[other]
+        bounds[of, other] = np.maximum(bounds[of, other], _at_least(rises, slopes[of, other], surviving))
 
 
 def _within(smallest: Array) -> Array:
-    """Bounds up to this may be of a D as small: a vector's exponential may differ from a shorter one's in a bit."""
+    """What a bound may reach where D is no larger: a vector's exponential may differ from a shorter one's in a bit."""
     return smallest * (1.0 + 1e-12)
 
 
@@ -258,14 +258,14 @@ def lower_bounds(logs: Array, alphas: Array) -> Array:
     n = logs.shape[1]
     sloped = (alphas > 1.0) & (alphas < np.inf)
     slopes = np.where(sloped, 1.0 - alphas, 0.0)
-    probes, short = _probes(n) if n <= _KEPT else _make_probes(n)
+    probes, surviving = _probes(n) if n <= _KEPT else _make_probes(n)
     bounds = np.where(sloped, 0.0, np.inf)
     together = max(1, _PROBED // logs.size)
     for first in range(0, len(probes), together):
         some = slice(first, first + together)
         rises = logs.take(probes[some], axis=1)
         rises -= logs[:, None, :-1]
-        np.maximum(bounds, _at_least(rises, slopes[:, None], short[some]).max(axis=1), out=bounds)
+        np.maximum(bounds, _at_least(rises, slopes[:, None], surviving[some]).max(axis=1), out=bounds)
     return bounds
 
 
@@ -276,31 +276,28 @@ def _apart(rises: Array, slopes: Array, expected: Array) -> Array:
     return np.abs(apart, out=apart)
 
 
-def _at_least(rises: Array, slopes: Array, short: Array) -> NDArray[np.float32]:
-    """A little less than `_apart`, in float32, which is several times as fast; `rises` is overwritten.
+def _at_least(rises: Array, slopes: Array, surviving: Array) -> NDArray[np.float32]:
+    """A little less than `_apart`, in float32, which is several times as fast: the difference of survival functions.
 
     Args:
-        rises, slopes: as for `_apart`.
-        short: what is expected, less 1: where it is rounded, it is small.
+        rises: ln(x / x_start) at the points; it is overwritten.
+        slopes: 1 - alpha of the tails, so that the fit's survival function is exp(slopes * rises).
+        surviving: the empirical one, the share of the tail that lies from the point on.
     """
     rises *= slopes
     apart = np.maximum(rises, _VANISHED, out=rises).astype(np.float32)
     np.exp(apart, out=apart)
-    apart += short.astype(np.float32)
+    apart -= surviving.astype(np.float32)
     np.abs(apart, out=apart)
     apart -= _ROUNDING32
     return apart
 
 
 def _make_probes(n: int) -> tuple[NDArray[np.intp], Array]:
-    """Where the tails of n values are probed, and by how much less than 1 the fit should be there.
-
-    Returns:
-        Positions and (negative) differences, both of shape (probes, n - 1).
-    """
+    """Where the tails of n values are probed, and the share of each that lies from there on; both (probes, n - 1)."""
     tails = np.arange(n, 1, -1)
     positions = (_PROBES[:, None] * (tails - 1)).astype(np.intp)
-    return np.arange(n - 1) + positions, positions / tails - 1.0
+    return np.arange(n - 1) + positions, 1.0 - positions / tails
 
 
 #: Kept for ESDs of up to this length: the layers of a model come in few sizes. 64 of them take 13 MB at most.
